@@ -1,0 +1,98 @@
+//! What a node can be told.
+
+use std::{net::SocketAddr, time::Duration};
+
+use parallax_security::Plaintext;
+
+use crate::breaker::Policy;
+
+/// A node's settings, filled by its owner. Port 0 takes a free one.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names the node to the control plane, unique in the cluster.
+    pub node_id: String,
+    /// Where callers reach the node (gRPC).
+    pub grpc: SocketAddr,
+    /// Where operators reach it (`/livez`, `/readyz`, `/metrics`, `/agents`; HTTP without TLS).
+    pub admin: SocketAddr,
+    /// `host:port` at which the control plane reaches `grpc`; none means the address that was bound.
+    pub advertise: Option<String>,
+    /// `host:port` of the control plane.
+    pub control_plane: String,
+    /// Whether callers on this machine may come without TLS.
+    pub plaintext: Plaintext,
+    /// Threads that serve calls, each with a listener and connections of its own. One per core, unless the
+    /// process has other work to do.
+    pub workers: usize,
+
+    /// How long a call may take when its caller sets no deadline.
+    pub default_deadline: Duration,
+    /// The largest answer that is read for a driver, and the largest call that is taken from one; bytes.
+    /// Proxied messages are not bounded, as they are never held.
+    pub max_message: usize,
+    /// Calls of one driver's stream that run at a time. When it is reached the stream is not read on.
+    pub max_calls_per_stream: usize,
+    /// Streams that a caller may have open on one connection.
+    pub max_streams: u32,
+
+    /// When an agent is not asked any more, and for how long.
+    pub breaker: Policy,
+    /// How long the breakers of agents that have left are remembered.
+    pub remember: Duration,
+    /// Connections that one worker keeps to one agent, at most. A second is opened when the first has
+    /// `streams_per_connection` calls in flight.
+    pub connections_per_agent: usize,
+    /// See `connections_per_agent`.
+    pub streams_per_connection: usize,
+    /// How long a connection to an agent may take to be made, TLS included.
+    pub connect_timeout: Duration,
+    /// First and longest pause after a failed connection; it doubles, with jitter.
+    pub connect_backoff: (Duration, Duration),
+    /// How often an agent is pinged while a call is in flight and nothing else comes. Servers in Go, and those
+    /// on gRPC's C core (Python, Ruby, …), close a connection with its calls when they are pinged more often
+    /// than every five minutes. A dead agent is noticed long before that: a connection on which a call met its
+    /// deadline, and nothing came meanwhile, is given up.
+    pub keepalive: Duration,
+
+    /// The longest silence of the control plane before it has named its heartbeat interval. Afterwards twice
+    /// the interval.
+    pub first_heartbeat: Duration,
+    /// First and longest pause before the control plane is dialled again; it doubles, with jitter.
+    pub follow_backoff: (Duration, Duration),
+
+    /// Samples that wait for the store; when it is full further ones are dropped and counted.
+    pub sample_queue: usize,
+
+    /// How long calls in flight may take to end when the node stops.
+    pub drain: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            node_id: "data-plane".to_owned(),
+            grpc: loopback(50052),
+            admin: loopback(3001),
+            advertise: None,
+            control_plane: "127.0.0.1:50051".to_owned(),
+            plaintext: Plaintext::Refuse,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            default_deadline: Duration::from_secs(60),
+            max_message: 16 << 20,
+            max_calls_per_stream: 1024,
+            max_streams: 4096,
+            breaker: Policy::default(),
+            remember: Duration::from_secs(600),
+            connections_per_agent: 2,
+            streams_per_connection: 100,
+            connect_timeout: Duration::from_secs(3),
+            connect_backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            keepalive: Duration::from_secs(310),
+            first_heartbeat: Duration::from_secs(5),
+            follow_backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            sample_queue: 16 * 1024,
+            drain: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! One worker's connections to agents: few, long-lived, HTTP/2 over mTLS or plaintext.
+//!
+//! A connection that an agent has closed, announced to close (GOAWAY) or let die is given up: it takes no new
+//! call, ends when the calls on it have, and is replaced by the next call. A call that an agent provably never
+//! saw goes out again on another connection; any other is never sent twice.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, future::Shared};
+use http::{Request, Response, request::Parts};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parallax_runtime::env::Env;
+use parallax_security::{Tls, connect_plain};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
+
+use crate::{
+    config::Config,
+    directory::{Entry, follow::jitter},
+    error::Failure,
+    gather::Gather,
+    local::Local,
+    upload::{Sending, Upload},
+};
+
+/// Bytes in flight towards us, per stream and per connection: a stream that its caller does not read holds up
+/// no other until dozens do.
+pub(crate) const WINDOWS: (u32, u32) = (128 * 1024, 8 * 1024 * 1024);
+/// How long an agent may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a call that was never processed is sent again.
+const RESENDS: u32 = 2;
+
+/// The connections of one worker.
+pub(crate) struct Pools {
+    dialer: Rc<Dialer>,
+    pools: RefCell<HashMap<u64, Rc<Pool>>>,
+}
+
+struct Dialer {
+    config: Arc<Config>,
+    tls: Tls,
+    env: Arc<dyn Env>,
+    /// What drives connections.
+    tasks: TaskTracker,
+}
+
+impl Pools {
+    pub(crate) fn new(config: Arc<Config>, tls: Tls, env: Arc<dyn Env>, tasks: TaskTracker) -> Self {
+        Self { dialer: Rc::new(Dialer { config, tls, env, tasks }), pools: RefCell::default() }
+    }
+
+    /// The connections to an agent.
+    pub(crate) fn to(&self, entry: &Arc<Entry>) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        pools.entry(entry.route).or_insert_with(|| Pool::new(self.dialer.clone(), entry.clone())).clone()
+    }
+
+    /// Gives up the connections to agents that have left or moved; calls in flight end first.
+    pub(crate) fn retain(&self, routes: &HashSet<u64>) {
+        self.pools.borrow_mut().retain(|route, _| routes.contains(route));
+    }
+}
+
+/// One worker's connections to one agent.
+pub(crate) struct Pool {
+    dialer: Rc<Dialer>,
+    entry: Arc<Entry>,
+    open: RefCell<Vec<Rc<Connection>>>,
+    /// The connect that is under way: resolves when it has ended, well or not.
+    connecting: RefCell<Option<Shared<oneshot::Receiver<()>>>>,
+    backoff: RefCell<Option<Backoff>>,
+}
+
+/// After a failed connect.
+struct Backoff {
+    until: Instant,
+    pause: Duration,
+    cause: String,
+}
+
+struct Connection {
+    send: SendRequest<Sending>,
+    in_flight: Cell<usize>,
+    /// Counts what has been heard on it.
+    heard: Cell<u64>,
+}
+
+/// A call's hold on a connection.
+pub(crate) struct Lease {
+    pool: Rc<Pool>,
+    connection: Rc<Connection>,
+    heard: u64,
+}
+
+impl Pool {
+    fn new(dialer: Rc<Dialer>, entry: Arc<Entry>) -> Rc<Self> {
+        Rc::new(Self {
+            dialer,
+            entry,
+            open: RefCell::default(),
+            connecting: RefCell::default(),
+            backoff: RefCell::default(),
+        })
+    }
+
+    /// Sends a request and waits for the head of its response; dropping the future cancels the call at the
+    /// agent. A `probe` dials even if it failed just now. `lease` shows the hold on the connection meanwhile,
+    /// to be kept until the response has ended.
+    pub(crate) async fn send(
+        self: &Rc<Self>,
+        head: Parts,
+        upload: &Rc<Upload>,
+        probe: bool,
+        lease: &mut Option<Lease>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut resends = 0;
+        loop {
+            let lease = lease.insert(self.lease(probe).await?);
+            let request = Request::from_parts(head.clone(), upload.attempt());
+            let mut send = lease.connection.send.clone();
+            let mut error = match send.try_send_request(request).await {
+                Ok(response) => {
+                    lease.connection.heard.set(lease.connection.heard.get() + 1);
+                    upload.answered();
+                    return Ok(response);
+                }
+                Err(error) => error,
+            };
+            let unsent = error.take_message().is_some();
+            let error = error.into_error();
+            if !unsent && !never_processed(&error) {
+                return Err(lost(&self.entry, &error));
+            }
+            lease.give_up();
+            resends += 1;
+            if resends > RESENDS || !upload.repeatable() {
+                let cause = format!("it turned the call away: {}", root(&error));
+                return Err(Failure::Unreachable { agent: self.entry.who(), cause });
+            }
+            debug!(agent = self.entry.agent.key.id, "sent again: {error}");
+        }
+    }
+
+    /// A connection with room, opened if need be.
+    async fn lease(self: &Rc<Self>, probe: bool) -> Result<Lease, Failure> {
+        let config = &self.dialer.config;
+        let mut dialled = false;
+        loop {
+            let best = self.best();
+            let crowded = |c: &Rc<Connection>| c.in_flight.get() >= config.streams_per_connection;
+            let wanted = best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent;
+            let connecting = if wanted { self.connecting(probe && !dialled) } else { None };
+            // With any connection at all a call does not wait for another.
+            if let Some(connection) = best {
+                connection.in_flight.set(connection.in_flight.get() + 1);
+                return Ok(Lease { pool: self.clone(), heard: connection.heard.get(), connection });
+            }
+            let Some(connecting) = connecting else {
+                let backoff = self.backoff.borrow();
+                let cause = backoff.as_ref().map_or("no connection could be made", |b| b.cause.as_str());
+                return Err(Failure::Unreachable { agent: self.entry.who(), cause: cause.to_owned() });
+            };
+            dialled = true;
+            // It fails only when the connect was dropped, which the next turn sees.
+            _ = connecting.await;
+        }
+    }
+
+    /// The open connection with the fewest calls in flight; forgets those that have closed.
+    fn best(&self) -> Option<Rc<Connection>> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|connection| connection.send.is_ready());
+        open.iter().min_by_key(|connection| connection.in_flight.get()).cloned()
+    }
+
+    /// The connect that is under way, begun if none is; none while it must not be tried.
+    fn connecting(self: &Rc<Self>, at_once: bool) -> Option<Shared<oneshot::Receiver<()>>> {
+        let mut connecting = self.connecting.borrow_mut();
+        if let Some(under_way) = &*connecting {
+            return Some(under_way.clone());
+        }
+        if !at_once && self.backoff.borrow().as_ref().is_some_and(|backoff| Instant::now() < backoff.until) {
+            return None;
+        }
+        let (done, wait) = oneshot::channel();
+        let wait = wait.shared();
+        *connecting = Some(wait.clone());
+        let (dialer, entry, pool) = (self.dialer.clone(), self.entry.clone(), Rc::downgrade(self));
+        self.dialer.tasks.spawn_local(async move {
+            let limit = dialer.config.connect_timeout;
+            let connected = match timeout(limit, dialer.connect(&entry, &pool)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(format!("no connection within {} ms", limit.as_millis())),
+            };
+            if let Some(pool) = pool.upgrade() {
+                pool.connected(connected);
+            }
+            // Nobody waits any more, perhaps.
+            _ = done.send(());
+        });
+        Some(wait)
+    }
+
+    fn connected(&self, connected: Result<SendRequest<Sending>, String>) {
+        *self.connecting.borrow_mut() = None;
+        let mut backoff = self.backoff.borrow_mut();
+        match connected {
+            Ok(send) => {
+                *backoff = None;
+                let connection = Connection { send, in_flight: Cell::new(0), heard: Cell::new(0) };
+                self.open.borrow_mut().push(Rc::new(connection));
+            }
+            Err(cause) => {
+                let (first, longest) = self.dialer.config.connect_backoff;
+                let pause = backoff.as_ref().map_or(first, |before| (before.pause * 2).min(longest));
+                let until = Instant::now() + jitter(pause, self.dialer.env.random());
+                info!(agent = self.entry.agent.key.id, "cannot connect to {}: {cause}", self.entry.agent.endpoint);
+                *backoff = Some(Backoff { until, pause, cause });
+            }
+        }
+    }
+}
+
+impl Dialer {
+    async fn connect(
+        &self,
+        entry: &Arc<Entry>,
+        pool: &Weak<Pool>,
+    ) -> Result<SendRequest<Sending>, String> {
+        let endpoint = &entry.agent.endpoint;
+        let stream = match &entry.expect {
+            Some(expect) => self.tls.connect(endpoint, expect).await,
+            None => connect_plain(endpoint).await,
+        };
+        let gather = Gather::new(stream.map_err(|e| e.to_string())?);
+        let executor = Local::gathering(self.tasks.clone(), gather.clone());
+        let (send, connection) = http2::Builder::new(executor)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .keep_alive_interval(self.config.keepalive)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(TokioIo::new(gather))
+            .await
+            .map_err(|e| e.to_string())?;
+        let (vitals, pool) = (entry.vitals.clone(), pool.clone());
+        self.tasks.spawn_local(async move {
+            vitals.connection_opened();
+            let ended = connection.await;
+            vitals.connection_closed();
+            debug!(?ended, "a connection to an agent ended");
+            if let Some(pool) = pool.upgrade() {
+                pool.best();
+            }
+        });
+        Ok(send)
+    }
+}
+
+impl Lease {
+    /// Takes no further call on the connection.
+    fn give_up(&self) {
+        self.pool.open.borrow_mut().retain(|open| !Rc::ptr_eq(open, &self.connection));
+    }
+
+    /// The call met its deadline. If the connection has been silent since the call was sent, it may be dead
+    /// without either end knowing.
+    pub(crate) fn timed_out(&self) {
+        if self.connection.heard.get() == self.heard {
+            self.give_up();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.connection.in_flight.set(self.connection.in_flight.get() - 1);
+    }
+}
+
+/// Whether the agent is known not to have begun the request: it refused the stream (RFC 9113, 8.7), or said
+/// goodbye with a last stream before this one.
+fn never_processed(error: &hyper::Error) -> bool {
+    let Some(error) = cause::<h2::Error>(error) else { return false };
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+/// The innermost cause, which names what happened.
+fn root(error: &hyper::Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// A connection broke under a call.
+pub(crate) fn lost(entry: &Entry, error: &hyper::Error) -> Failure {
+    Failure::Lost { agent: entry.who(), cause: root(error) }
+}

@@ -1,0 +1,207 @@
+//! The transparent proxy: `parallax.confidence.ConfidenceAgent` in the name of any agent.
+//!
+//! Frames pass through in both directions as they come. Headers choose the agent; the confidence is read from
+//! the bytes that pass.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, uri::PathAndQuery};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use parallax_runtime::{DEFAULT_TENANT, error::status, wire};
+use parallax_security::{Kind, Peer};
+use parallax_telemetry::propagate;
+use tracing::Instrument;
+
+use crate::{
+    call::{About, Answer, Answering, Call, Caller, GRPC_TIMEOUT, Target, parse_grpc_timeout},
+    error::Failure,
+    scan::Scanner,
+    services::Reply,
+    upload::Upload,
+};
+
+/// Everything below it is proxied.
+pub(crate) const PREFIX: &str = "/parallax.confidence.ConfidenceAgent/";
+/// Its answers are `ConfidenceResult`s.
+pub(crate) const ANALYZE: &str = "/parallax.confidence.ConfidenceAgent/Analyze";
+const STREAM_ANALYZE: &str = "/parallax.confidence.ConfidenceAgent/StreamAnalyze";
+
+const AGENT: HeaderName = HeaderName::from_static(wire::AGENT);
+const CAPABILITY: HeaderName = HeaderName::from_static(wire::CAPABILITY);
+const CLIENT_ID: HeaderName = HeaderName::from_static(wire::CLIENT_ID);
+const SERVED_BY: HeaderName = HeaderName::from_static(wire::SERVED_BY);
+/// Whose agents are meant: believed of the control plane only.
+const TENANT: HeaderName = HeaderName::from_static("x-parallax-tenant");
+
+/// Who calls, as far as routing goes. Made once per connection.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    tenant: String,
+    /// As agents see the caller.
+    pub(crate) client_id: HeaderValue,
+    /// Whether it may speak for any tenant.
+    trusted: bool,
+}
+
+impl Origin {
+    pub(crate) fn of(peer: &Peer) -> Self {
+        match &peer.identity {
+            Some(identity) => Self {
+                tenant: identity.tenant.clone(),
+                client_id: HeaderValue::try_from(identity.to_string()).expect("an identity is ASCII"),
+                trusted: identity.kind == Kind::ControlPlane,
+            },
+            None => Self {
+                tenant: DEFAULT_TENANT.to_owned(),
+                client_id: HeaderValue::from_static("loopback"),
+                trusted: false,
+            },
+        }
+    }
+
+    /// The tenant whose agents are called: its own, or the one that is named if it is trusted.
+    pub(crate) fn tenant<'a>(&'a self, named: Option<&'a str>) -> &'a str {
+        named.filter(|named| self.trusted && !named.is_empty()).unwrap_or(&self.tenant)
+    }
+}
+
+/// Answers one request for an agent, failures included.
+pub(crate) async fn proxy(caller: Rc<Caller>, origin: &Origin, request: Request<Incoming>) -> Response<Reply> {
+    match forward(caller, origin, request).await {
+        Ok(response) => response,
+        Err(failure) => status(&failure).into_http(),
+    }
+}
+
+async fn forward(
+    caller: Rc<Caller>,
+    origin: &Origin,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Failure> {
+    let (mut head, body) = request.into_parts();
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let scanned = matches!(path.as_str(), ANALYZE | STREAM_ANALYZE);
+    let call = begin(&caller, origin, &mut head.headers, scanned.then(About::default))?;
+    propagate::extract(&head.headers, &call.span);
+    head.headers.insert(CLIENT_ID, origin.client_id.clone());
+    let span = call.span.clone();
+    let sent = call.send(path, head.headers, Upload::streamed(body)).instrument(span).await;
+    match sent {
+        Ok(answering) => Ok(respond(call, answering, scanned)),
+        Err(failure) => {
+            call.settle(Err(&failure));
+            Err(failure)
+        }
+    }
+}
+
+/// Takes the routing out of the headers and follows it.
+fn begin(
+    caller: &Rc<Caller>,
+    origin: &Origin,
+    headers: &mut HeaderMap,
+    recorded: Option<About>,
+) -> Result<Call, Failure> {
+    let (agent, capability, tenant) =
+        (headers.remove(AGENT), headers.remove(CAPABILITY), headers.remove(TENANT));
+    let target = match (&agent, &capability) {
+        (Some(agent), _) => Target::Agent(text(&AGENT, agent)?),
+        (None, Some(capability)) => Target::Capability(text(&CAPABILITY, capability)?),
+        (None, None) => {
+            return Err(Failure::Malformed(format!(
+                "the call names nobody to ask: set the metadata {AGENT} to an agent's id, or {CAPABILITY} to \
+                 a capability"
+            )));
+        }
+    };
+    let tenant = tenant.as_ref().map(|tenant| text(&TENANT, tenant)).transpose()?;
+    let timeout = headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose()?;
+    caller.begin(origin.tenant(tenant), target, timeout, recorded)
+}
+
+fn text<'a>(name: &HeaderName, value: &'a HeaderValue) -> Result<&'a str, Failure> {
+    value.to_str().map_err(|_| Failure::Malformed(format!("the metadata {name} is not plain ASCII text")))
+}
+
+fn respond(call: Call, answering: Answering, scanned: bool) -> Response<Reply> {
+    let Answering { mut head, body } = answering;
+    if body.is_empty() {
+        // Trailers only: the status stands in the head.
+        let ended = call.status(&head.headers);
+        head.headers.insert(SERVED_BY, call.entry.served_by.clone());
+        call.settle(ended.as_ref().map(|()| None));
+        return Response::from_parts(head, Reply::Empty);
+    }
+    let scanner = scanned.then(Scanner::new);
+    Response::from_parts(head, Reply::Proxied(Box::new(Proxied { body, scanner, call: Some(call) })))
+}
+
+/// An agent's answer on its way to the caller. Whatever happens, it ends with trailers.
+pub(crate) struct Proxied {
+    body: Answer,
+    scanner: Option<Scanner>,
+    /// Gone with the last frame.
+    call: Option<Call>,
+}
+
+impl Proxied {
+    fn end(&mut self, ended: Result<(), Failure>, trailers: &mut HeaderMap) {
+        let Some(call) = self.call.take() else { return };
+        trailers.insert(SERVED_BY, call.entry.served_by.clone());
+        let confidence = self.scanner.as_ref().and_then(Scanner::last);
+        call.settle(ended.as_ref().map(|()| confidence));
+    }
+
+    /// Trailers of our own.
+    fn fail(&mut self, failure: Failure) -> Frame<Bytes> {
+        let mut trailers = HeaderMap::new();
+        // It fails for metadata that is no header, and the status has none.
+        _ = status(&failure).add_header(&mut trailers);
+        self.end(Err(failure), &mut trailers);
+        Frame::trailers(trailers)
+    }
+}
+
+impl Body for Proxied {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let Some(call) = &this.call else { return Poll::Ready(None) };
+        let polled = {
+            let _entered = call.span.enter();
+            std::task::ready!(this.body.poll_frame(cx))
+        };
+        let frame = match polled {
+            Some(Ok(frame)) => match frame.into_trailers() {
+                Ok(mut trailers) => {
+                    let ended = call.status(&trailers);
+                    this.end(ended, &mut trailers);
+                    Frame::trailers(trailers)
+                }
+                Err(frame) => {
+                    if let (Some(scanner), Some(data)) = (&mut this.scanner, frame.data_ref()) {
+                        scanner.feed(data);
+                    }
+                    frame
+                }
+            },
+            Some(Err(failure)) => this.fail(failure),
+            None => {
+                let (agent, problem) = (call.entry.who(), "the stream ended without trailers".to_owned());
+                this.fail(Failure::BadAnswer { agent, problem })
+            }
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+}

@@ -1,0 +1,158 @@
+//! The request body of a call, on its way to an agent.
+//!
+//! It belongs to the call and not to one attempt at it: what has been sent is kept, up to a bound, so that a
+//! request that the agent's connection never processed can go out again on another.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+
+/// How much of what was sent is kept for a second attempt. Bytes.
+const KEPT: usize = 64 * 1024;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What one call sends.
+pub(crate) struct Upload {
+    /// The caller's stream; none when everything is in `kept`.
+    source: RefCell<Option<Incoming>>,
+    kept: RefCell<Vec<Bytes>>,
+    kept_bytes: Cell<usize>,
+    /// Whether `kept` is all that was sent.
+    complete: Cell<bool>,
+    /// The attempt that may send; none is when the call has ended.
+    attempt: Cell<u32>,
+    waiting: Cell<Option<Waker>>,
+}
+
+impl Upload {
+    /// What a caller sends.
+    pub(crate) fn streamed(source: Incoming) -> Rc<Self> {
+        Self::new(Some(source), Vec::new())
+    }
+
+    /// One message that is known.
+    pub(crate) fn whole(message: Bytes) -> Rc<Self> {
+        Self::new(None, vec![message])
+    }
+
+    fn new(source: Option<Incoming>, kept: Vec<Bytes>) -> Rc<Self> {
+        Rc::new(Self {
+            source: RefCell::new(source),
+            kept: RefCell::new(kept),
+            kept_bytes: Cell::new(0),
+            complete: Cell::new(true),
+            attempt: Cell::new(0),
+            waiting: Cell::new(None),
+        })
+    }
+
+    /// The body for a first or another attempt; what an earlier one has yet to send is given up.
+    pub(crate) fn attempt(self: &Rc<Self>) -> Sending {
+        self.attempt.set(self.attempt.get() + 1);
+        self.wake();
+        Sending { upload: self.clone(), attempt: self.attempt.get(), position: 0 }
+    }
+
+    /// Whether another attempt would send the same.
+    pub(crate) fn repeatable(&self) -> bool {
+        self.complete.get()
+    }
+
+    /// The agent has begun to answer: there is no other attempt.
+    pub(crate) fn answered(&self) {
+        if self.source.borrow().is_some() {
+            self.complete.set(false);
+        }
+    }
+
+    /// The call has ended: the agent need not wait for the rest.
+    pub(crate) fn end(&self) {
+        self.attempt.set(u32::MAX);
+        self.source.borrow_mut().take();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    fn keep(&self, data: &Bytes) -> bool {
+        let bytes = self.kept_bytes.get() + data.len();
+        if !self.complete.get() || bytes > KEPT {
+            self.complete.set(false);
+            self.kept.borrow_mut().clear();
+            return false;
+        }
+        self.kept_bytes.set(bytes);
+        self.kept.borrow_mut().push(data.clone());
+        true
+    }
+}
+
+/// One attempt's body.
+pub(crate) struct Sending {
+    upload: Rc<Upload>,
+    attempt: u32,
+    /// In what is kept.
+    position: usize,
+}
+
+impl Sending {
+    fn current(&self) -> bool {
+        self.upload.attempt.get() == self.attempt
+    }
+}
+
+impl Body for Sending {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if !self.current() {
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        }
+        let kept = self.upload.kept.borrow().get(self.position).cloned();
+        if let Some(data) = kept {
+            self.position += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let polled = match self.upload.source.borrow_mut().as_mut() {
+            Some(source) => Pin::new(source).poll_frame(cx),
+            None => return Poll::Ready(None),
+        };
+        match polled {
+            Poll::Pending => {
+                self.upload.waiting.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref()
+                    && self.upload.keep(data)
+                {
+                    self.position += 1;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(other) => Poll::Ready(other.map(|result| result.map_err(Into::into))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.current()
+            && self.position >= self.upload.kept.borrow().len()
+            && self.upload.source.borrow().as_ref().is_none_or(Body::is_end_stream)
+    }
+}

@@ -1,0 +1,148 @@
+//! What the node knows of an agent from its own calls: shared by all cores, atomics only.
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use parallax_runtime::{confidence::Confidence, store::CallOutcome};
+use parallax_telemetry::metrics::{AgentMetrics, BreakerState, ProxyOutcome};
+use tokio::time::Instant;
+
+use crate::breaker::{Breaker, Phase, Policy, Verdict};
+
+/// Weight of the newest call in the moving average of latencies.
+const LATENCY_WEIGHT: f64 = 0.1;
+
+/// An agent's load and health. It outlives a registration, so that an agent that comes back is met as it left.
+#[derive(Debug)]
+pub(crate) struct Vitals {
+    pub(crate) breaker: Breaker,
+    pub(crate) metrics: AgentMetrics,
+    in_flight: AtomicUsize,
+    connections: AtomicUsize,
+    calls: AtomicU64,
+    failures: AtomicU64,
+    /// Bits of an f64; NaN before the first.
+    confidence: AtomicU64,
+    /// Bits of an f64, microseconds; NaN before the first.
+    latency: AtomicU64,
+}
+
+impl Vitals {
+    pub(crate) fn new(policy: Policy, metrics: AgentMetrics, now: Instant) -> Self {
+        Self {
+            breaker: Breaker::new(policy, now),
+            metrics,
+            in_flight: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            confidence: AtomicU64::new(f64::NAN.to_bits()),
+            latency: AtomicU64::new(f64::NAN.to_bits()),
+        }
+    }
+
+    /// Calls in flight.
+    pub(crate) fn load(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
+    pub(crate) fn call_began(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.metrics.in_flight.inc();
+    }
+
+    pub(crate) fn call_ended(
+        &self,
+        outcome: CallOutcome,
+        verdict: Verdict,
+        confidence: Option<Confidence>,
+        took: Duration,
+    ) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.metrics.in_flight.dec();
+        self.metrics.request(metric(outcome), took);
+        self.calls.fetch_add(1, Relaxed);
+        if verdict == Verdict::Sick {
+            self.failures.fetch_add(1, Relaxed);
+        }
+        if let Some(confidence) = confidence {
+            self.confidence.store(confidence.get().to_bits(), Relaxed);
+            self.metrics.confidence.observe(confidence.get());
+        }
+        // A call that was given up took no time of the agent's own choosing.
+        if outcome != CallOutcome::Cancelled {
+            let micros = took.as_secs_f64() * 1e6;
+            let before = f64::from_bits(self.latency.load(Relaxed));
+            let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
+            // Two cores may overwrite each other: an average bears that.
+            self.latency.store(after.to_bits(), Relaxed);
+        }
+    }
+
+    /// The call was not sent.
+    pub(crate) fn rejected(&self) {
+        self.metrics.request(ProxyOutcome::Rejected, Duration::ZERO);
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.connections.fetch_add(1, Relaxed);
+        self.metrics.upstream_connections.inc();
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+        self.metrics.upstream_connections.dec();
+    }
+
+    /// Shows the breaker's state as a metric; it changes with time alone, so it is shown when looked at.
+    pub(crate) fn show_breaker(&self, now: Instant) {
+        self.metrics.set_breaker(match self.breaker.view(now).0 {
+            Phase::Closed => BreakerState::Closed,
+            Phase::HalfOpen => BreakerState::HalfOpen,
+            Phase::Open => BreakerState::Open,
+        });
+    }
+
+    /// For people.
+    pub(crate) fn view(&self, now: Instant) -> View {
+        let (breaker, consecutive_failures) = self.breaker.view(now);
+        let number = |cell: &AtomicU64| Some(f64::from_bits(cell.load(Relaxed))).filter(|n| !n.is_nan());
+        View {
+            in_flight: self.load(),
+            connections: self.connections.load(Relaxed),
+            calls: self.calls.load(Relaxed),
+            failures: self.failures.load(Relaxed),
+            breaker,
+            consecutive_failures,
+            last_confidence: number(&self.confidence),
+            ewma_latency_ms: number(&self.latency).map(|micros| micros / 1e3),
+        }
+    }
+}
+
+fn metric(outcome: CallOutcome) -> ProxyOutcome {
+    match outcome {
+        CallOutcome::Answered => ProxyOutcome::Ok,
+        CallOutcome::Failed => ProxyOutcome::Failed,
+        CallOutcome::Unreachable => ProxyOutcome::Unreachable,
+        CallOutcome::DeadlineExceeded => ProxyOutcome::Timeout,
+        CallOutcome::Cancelled => ProxyOutcome::Cancelled,
+    }
+}
+
+/// An agent's vitals at one moment.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct View {
+    in_flight: usize,
+    connections: usize,
+    /// Calls that have ended.
+    calls: u64,
+    /// Those of them that count against the agent.
+    failures: u64,
+    breaker: Phase,
+    consecutive_failures: u16,
+    last_confidence: Option<f64>,
+    ewma_latency_ms: Option<f64>,
+}

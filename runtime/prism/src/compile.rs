@@ -1,0 +1,595 @@
+//! Source to [`Program`]: load the modules, resolve every name, generate code.
+
+mod access;
+mod control;
+mod expr;
+mod function;
+mod load;
+mod op;
+mod pattern;
+mod resolve;
+mod stmt;
+
+pub(crate) use op::*;
+
+use crate::Profile;
+use crate::ast::*;
+use crate::builtins::{Native, Owner};
+use crate::diagnostic::{Diagnostic, File, Kind, Span};
+use crate::lexer::{Names, Symbol};
+use crate::value::{Shape, Val};
+use load::Loaded;
+use resolve::{FuncId, Resolved, Use, VarId, VarKind};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// How to compile.
+#[derive(Clone, Debug, Default)]
+pub struct CompileOptions {
+    /// Name of the program's file: shown in diagnostics, and the path that imports are resolved against.
+    pub name: String,
+    pub profile: Profile,
+    /// Sources of modules by absolute path. None: there is no module loader, so `import` and `export` fail.
+    pub modules: Option<BTreeMap<String, String>>,
+}
+
+/// A compiled program: immutable, cheap to clone, shared by any number of runs.
+#[derive(Clone)]
+pub struct Program(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) code: Code,
+    pub(crate) files: Vec<File>,
+    pub(crate) profile: Profile,
+    pub(crate) facts: Facts,
+}
+
+/// What can be said about a program without running it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Names that the program reads but does not define: built-ins and host values.
+    pub globals: BTreeSet<String>,
+    /// It reads `agentResults` or `successfulResults`, which asks every agent.
+    pub uses_agent_results: bool,
+    /// It can call agents, one way or another.
+    pub calls_agents: bool,
+    pub calls_llm: bool,
+    pub calls_patterns: bool,
+}
+
+impl Program {
+    /// Compiles, or says everything that is wrong.
+    pub fn compile(source: &str, options: &CompileOptions) -> Result<Program, Vec<Diagnostic>> {
+        let mut names = Names::default();
+        let loaded = load::load(source, options, &mut names)?;
+        let resolved = resolve::resolve(&loaded.modules, loaded.idents, options.profile);
+        let generated = Gen::new(&loaded.modules, resolved, &names, options).run();
+        let (code, facts) = generated.map_err(|(span, message)| {
+            vec![Diagnostic::new("syntax", Kind::Parse, message, span, &loaded.files)]
+        })?;
+        Ok(Program(Arc::new(Inner { code, files: loaded.files, profile: options.profile, facts })))
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    pub fn uses_agent_results(&self) -> bool {
+        self.0.facts.uses_agent_results
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.0.profile
+    }
+
+    /// Name and source of a file of the program, by [`Span::file`].
+    pub fn file(&self, file: u32) -> Option<(&str, &str)> {
+        self.0.files.get(file as usize).map(|f| (&*f.name, &*f.source))
+    }
+}
+
+/// The program outgrew the instruction format.
+type TooLarge = (Span, String);
+type Made<T> = Result<T, TooLarge>;
+
+/// Where a variable lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loc {
+    Nowhere,
+    Reg(Reg),
+    /// In the cell that this register refers to.
+    Cell(Reg),
+    Global(u32),
+}
+
+struct Loop {
+    breaks: Vec<usize>,
+    continues: Vec<usize>,
+    /// Protections open when the loop was entered.
+    tries: usize,
+}
+
+enum Guard {
+    Catch,
+    /// Exits go through the `finally` block: registers of what to do after it and with which value.
+    Finally { how: Reg, value: Reg, entries: Vec<usize>, exits: Vec<Exit> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Return,
+    Break(usize),
+    Continue(usize),
+}
+
+/// The function being generated.
+struct FnState {
+    func: FuncId,
+    file: u32,
+    code: Vec<Op>,
+    spans: Vec<(u32, u32)>,
+    next: u32,
+    max: u32,
+    captures: Vec<Capture>,
+    captured: Vec<VarId>,
+    cells: Vec<(Reg, VarId)>,
+    loops: Vec<Loop>,
+    guards: Vec<Guard>,
+    /// What `_` means here.
+    pipe: Option<Reg>,
+}
+
+struct Gen<'a> {
+    modules: &'a [Loaded],
+    resolved: Resolved,
+    names: &'a Names,
+    profile: Profile,
+    loader: bool,
+    code: Code,
+    locs: Vec<Loc>,
+    fns: Vec<FnState>,
+    name_ids: HashMap<Arc<str>, u32>,
+    text_consts: HashMap<Arc<str>, u32>,
+    num_consts: HashMap<u64, u32>,
+    shape_ids: HashMap<Vec<Arc<str>>, u16>,
+    /// Hoisted functions that can be called without looking them up.
+    statics: HashMap<VarId, (ProtoId, usize)>,
+    span: Span,
+    facts: Facts,
+}
+
+impl<'a> Gen<'a> {
+    fn new(modules: &'a [Loaded], resolved: Resolved, names: &'a Names, options: &CompileOptions) -> Self {
+        let locs = vec![Loc::Nowhere; resolved.vars.len()];
+        Gen {
+            modules,
+            resolved,
+            names,
+            profile: options.profile,
+            loader: options.modules.is_some(),
+            code: Code {
+                protos: Vec::new(),
+                consts: Vec::new(),
+                names: Vec::new(),
+                shapes: Vec::new(),
+                errors: Vec::new(),
+                globals: Vec::new(),
+                host_regs: Vec::new(),
+                mains: Vec::new(),
+            },
+            locs,
+            fns: Vec::new(),
+            name_ids: HashMap::new(),
+            text_consts: HashMap::new(),
+            num_consts: HashMap::new(),
+            shape_ids: HashMap::new(),
+            statics: HashMap::new(),
+            span: Span::default(),
+            facts: Facts::default(),
+        }
+    }
+
+    fn run(mut self) -> Made<(Code, Facts)> {
+        self.place_globals();
+        for file in 0..self.modules.len() {
+            let main = self.main(file)?;
+            self.code.mains.push(main);
+        }
+        let called = |name: &str| self.facts.globals.contains(name);
+        self.facts.uses_agent_results = called("agentResults") || called("successfulResults");
+        self.facts.calls_agents |= self.facts.uses_agent_results;
+        self.facts.calls_llm = called("llm") || called("stream_llm");
+        self.facts.calls_patterns = called("executePattern");
+        Ok((self.code, self.facts))
+    }
+
+    /// Variables at the top of files that functions use, and names that the program does not define.
+    fn place_globals(&mut self) {
+        for (id, var) in self.resolved.vars.iter().enumerate() {
+            let free = var.kind == VarKind::Free;
+            let name = self.names.text(var.name);
+            // `x` in `function f() { let x }` may mean the outer one, so it is no proof that the program reads it.
+            if matches!(var.kind, VarKind::Free | VarKind::Implicit) && var.func == self.resolved.mains[0] && var.read
+            {
+                self.facts.globals.insert(name.to_string());
+            }
+            if !free && !(var.top && var.captured) {
+                continue;
+            }
+            let start = match var.kind {
+                VarKind::Free => Start::Named,
+                VarKind::Implicit if var.func == self.resolved.mains[0] => Start::Named,
+                VarKind::Implicit => Start::Unset,
+                _ => Start::Uninit,
+            };
+            self.locs[id] = Loc::Global(self.code.globals.len() as u32);
+            self.code.globals.push(Global { name: Arc::clone(name), start });
+        }
+    }
+
+    fn too_large<T>(&self, what: &str) -> Made<T> {
+        Err((self.span, format!("the program is too large: too many {what}")))
+    }
+
+    fn f(&mut self) -> &mut FnState {
+        self.fns.last_mut().expect("a function is being generated")
+    }
+
+    fn fr(&self) -> &FnState {
+        self.fns.last().expect("a function is being generated")
+    }
+
+    fn emit(&mut self, op: Op) -> usize {
+        let span = (self.span.start, self.span.end);
+        let f = self.f();
+        f.code.push(op);
+        f.spans.push(span);
+        f.code.len() - 1
+    }
+
+    fn here(&self) -> u32 {
+        self.fr().code.len() as u32
+    }
+
+    /// Makes the jump at `at` lead here.
+    fn patch(&mut self, at: usize) {
+        let here = self.here();
+        match &mut self.f().code[at] {
+            Op::Jump { to } | Op::JumpIf { to, .. } | Op::JumpIfSet { to, .. } | Op::TryStart { to, .. } => *to = here,
+            other => unreachable!("{other:?} is no jump"),
+        }
+    }
+
+    fn patch_all(&mut self, jumps: Vec<usize>) {
+        jumps.into_iter().for_each(|at| self.patch(at));
+    }
+
+    fn jump(&mut self) -> usize {
+        self.emit(Op::Jump { to: 0 })
+    }
+
+    fn temp(&mut self) -> Made<Reg> {
+        self.temps(1)
+    }
+
+    /// `n` registers in a row.
+    fn temps(&mut self, n: u32) -> Made<Reg> {
+        let f = self.f();
+        let first = f.next;
+        f.next += n;
+        f.max = f.max.max(f.next);
+        if f.next >= u32::from(u16::MAX) {
+            return self.too_large("variables in one function");
+        }
+        Ok(first as Reg)
+    }
+
+    fn mark(&self) -> u32 {
+        self.fr().next
+    }
+
+    fn release(&mut self, mark: u32) {
+        self.f().next = mark;
+    }
+
+    fn const_of(&mut self, value: Val) -> u32 {
+        self.code.consts.push(value);
+        self.code.consts.len() as u32 - 1
+    }
+
+    fn text_const(&mut self, text: &Arc<str>) -> u32 {
+        if let Some(k) = self.text_consts.get(text) {
+            return *k;
+        }
+        let k = self.const_of(Val::str(&**text));
+        self.text_consts.insert(Arc::clone(text), k);
+        k
+    }
+
+    fn num_const(&mut self, x: f64) -> u32 {
+        if let Some(k) = self.num_consts.get(&x.to_bits()) {
+            return *k;
+        }
+        let k = self.const_of(Val::Num(x));
+        self.num_consts.insert(x.to_bits(), k);
+        k
+    }
+
+    fn name_id(&mut self, text: &Arc<str>) -> u32 {
+        if let Some(id) = self.name_ids.get(text) {
+            return *id;
+        }
+        let id = self.code.names.len() as u32;
+        let (array, string) =
+            (Native::method(text, Owner::Array, self.profile), Native::method(text, Owner::String, self.profile));
+        self.code.names.push(Name { text: Arc::clone(text), array, string });
+        self.name_ids.insert(Arc::clone(text), id);
+        id
+    }
+
+    fn name16(&mut self, text: &Arc<str>) -> Made<u16> {
+        match u16::try_from(self.name_id(text)) {
+            Ok(id) => Ok(id),
+            Err(_) => self.too_large("names"),
+        }
+    }
+
+    fn symbol_id(&mut self, symbol: Symbol) -> u32 {
+        let names = self.names;
+        self.name_id(names.text(symbol))
+    }
+
+    fn shape(&mut self, keys: &[Arc<str>]) -> Made<u16> {
+        if let Some(id) = self.shape_ids.get(keys) {
+            return Ok(*id);
+        }
+        let Ok(id) = u16::try_from(self.code.shapes.len()) else {
+            return self.too_large("kinds of objects");
+        };
+        // Keys are shared with the names of property accesses, so that finding one is comparing pointers.
+        let shared: Vec<Arc<str>> = keys
+            .iter()
+            .map(|key| {
+                let id = self.name_id(key);
+                Arc::clone(&self.code.names[id as usize].text)
+            })
+            .collect();
+        self.code.shapes.push(Arc::new(Shape::of(shared)));
+        self.shape_ids.insert(keys.to_vec(), id);
+        Ok(id)
+    }
+
+    fn raise(&mut self, code: &'static str, message: impl Into<String>, hint: Option<&str>) {
+        let error = self.code.errors.len() as u32;
+        self.code.errors.push(ErrorText { code, message: message.into(), hint: hint.map(str::to_string) });
+        self.emit(Op::Raise { error });
+    }
+
+    // Variables.
+
+    fn use_of(&self, ident: &Ident) -> Use {
+        self.resolved.uses[ident.id as usize].clone()
+    }
+
+    /// Whether the variable lives in a cell: captured, and not settled when it is captured.
+    fn in_cell(&self, var: VarId) -> bool {
+        let v = &self.resolved.vars[var as usize];
+        v.captured && !v.top && (v.assigned || v.early)
+    }
+
+    /// Gives the variable a register, or a cell. `state`: what it is until its declaration has run.
+    fn place(&mut self, var: VarId, uninit: Option<bool>) -> Made<()> {
+        if let Loc::Global(_) = self.locs[var as usize] {
+            return Ok(());
+        }
+        let reg = self.temp()?;
+        if self.in_cell(var) {
+            self.locs[var as usize] = Loc::Cell(reg);
+            self.f().cells.push((reg, var));
+            self.emit(Op::NewCell { dst: reg, uninit: uninit.unwrap_or(false) });
+        } else {
+            self.locs[var as usize] = Loc::Reg(reg);
+            if let Some(uninit) = uninit
+                && self.resolved.vars[var as usize].early
+            {
+                self.emit(Op::Reset { dst: reg, uninit });
+            }
+        }
+        Ok(())
+    }
+
+    /// Places what a block declares, before anything of it runs. Global ones start anew when the file does.
+    fn enter(&mut self, stmts: &[Stmt], uninit: bool) -> Made<()> {
+        for stmt in stmts {
+            let mut idents = Vec::new();
+            stmt.kind.declared(&mut idents);
+            if let StmtKind::Function(f) = resolve::exported(stmt) {
+                idents.extend(&f.name);
+            }
+            for ident in idents {
+                if let Use::Var { var, .. } = self.use_of(ident)
+                    && self.locs[var as usize] == Loc::Nowhere
+                {
+                    self.place(var, Some(uninit))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The variable's place as seen from the current function.
+    fn up(&mut self, var: VarId) -> u16 {
+        let level = self.fns.len() - 1;
+        self.up_from(level, var)
+    }
+
+    fn up_from(&mut self, level: usize, var: VarId) -> u16 {
+        if let Some(i) = self.fns[level].captured.iter().position(|v| *v == var) {
+            return i as u16;
+        }
+        let outer = level - 1;
+        let capture = if self.fns[outer].func == self.resolved.vars[var as usize].func {
+            match self.locs[var as usize] {
+                Loc::Reg(r) | Loc::Cell(r) => Capture::Reg(r),
+                place => unreachable!("a captured variable cannot be at {place:?}"),
+            }
+        } else {
+            Capture::Up(self.up_from(outer, var))
+        };
+        let f = &mut self.fns[level];
+        f.captures.push(capture);
+        f.captured.push(var);
+        f.captures.len() as u16 - 1
+    }
+
+    fn own(&self, var: VarId) -> bool {
+        self.resolved.vars[var as usize].func == self.fr().func
+    }
+
+    /// Loads a variable; `raw` keeps the marks of missing variables.
+    fn load(&mut self, var: VarId, raw: bool, check: bool, dst: Reg) {
+        let own = self.own(var);
+        match self.locs[var as usize] {
+            Loc::Global(g) => {
+                self.emit(Op::GetGlobal { raw, dst, g });
+            }
+            Loc::Reg(src) if own => {
+                if check {
+                    let name = self.symbol_id(self.resolved.vars[var as usize].name);
+                    self.emit(Op::Check { reg: src, name });
+                }
+                if src != dst {
+                    self.emit(Op::Move { dst, src });
+                }
+            }
+            Loc::Cell(cell) if own => {
+                self.emit(Op::GetCell { raw, dst, cell });
+            }
+            _ => {
+                let i = self.up(var);
+                let op = match self.in_cell(var) {
+                    true => Op::GetUpCell { raw, dst, i },
+                    false => Op::GetUp { dst, i },
+                };
+                self.emit(op);
+            }
+        }
+    }
+
+    /// Stores a temporary, which is let go, in a variable.
+    fn store(&mut self, var: VarId, checked: bool, src: Reg) {
+        let own = self.own(var);
+        match self.locs[var as usize] {
+            Loc::Global(g) => {
+                self.emit(Op::SetGlobal { checked, src, g });
+            }
+            Loc::Reg(dst) if own => {
+                if checked {
+                    let name = self.symbol_id(self.resolved.vars[var as usize].name);
+                    self.emit(Op::Check { reg: dst, name });
+                }
+                if src != dst {
+                    self.emit(Op::Take { dst, src });
+                }
+            }
+            Loc::Cell(cell) if own => {
+                self.emit(Op::SetCell { checked, src, cell });
+            }
+            _ => {
+                let i = self.up(var);
+                self.emit(Op::SetUpCell { checked, src, i });
+            }
+        }
+    }
+
+    /// The register of a variable that simply lives in one.
+    fn plain_reg(&self, ident: &Ident) -> Option<(Reg, bool)> {
+        match self.use_of(ident) {
+            Use::Var { var, check } if self.own(var) => match self.locs[var as usize] {
+                Loc::Reg(reg) => Some((reg, check)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn read(&mut self, ident: &Ident, dst: Reg) {
+        self.span = ident.span;
+        match self.use_of(ident) {
+            Use::Var { var, check } => self.load(var, false, check, dst),
+            Use::Chain(chain) => {
+                let (last, first) = chain.split_last().expect("a chain has members");
+                let mut found = Vec::new();
+                for var in first {
+                    self.load(*var, true, false, dst);
+                    found.push(self.emit(Op::JumpIfSet { reg: dst, to: 0 }));
+                }
+                self.load(*last, false, true, dst);
+                self.patch_all(found);
+            }
+            Use::Redeclared(_) | Use::Nothing => {
+                self.emit(Op::Null { dst });
+            }
+        }
+    }
+
+    /// Assigns a temporary to a variable that should exist.
+    fn write(&mut self, ident: &Ident, src: Reg) -> Made<()> {
+        match self.use_of(ident) {
+            Use::Var { var, check } => {
+                let kind = self.resolved.vars[var as usize].kind;
+                if kind == VarKind::Const {
+                    let name = self.names.text(ident.name);
+                    self.raise("const_assign", format!("`{name}` is a constant and cannot be assigned"), None);
+                    return Ok(());
+                }
+                let creates = kind == VarKind::Implicit;
+                self.store(var, check && !creates, src);
+            }
+            Use::Chain(chain) => {
+                let mark = self.mark();
+                let probe = self.temp()?;
+                let mut found = Vec::new();
+                for var in &chain {
+                    self.load(*var, true, false, probe);
+                    found.push(self.emit(Op::JumpIfSet { reg: probe, to: 0 }));
+                }
+                self.release(mark);
+                let func = self.fr().func;
+                let creates = self.resolved.funcs[func as usize].implicit.get(&ident.name).copied();
+                match creates {
+                    Some(var) => self.store(var, false, src),
+                    None => self.store(*chain.last().expect("a chain has members"), true, src),
+                }
+                let mut ends = vec![self.jump()];
+                for (var, at) in chain.iter().zip(found) {
+                    self.patch(at);
+                    self.store(*var, true, src);
+                    ends.push(self.jump());
+                }
+                self.patch_all(ends);
+            }
+            Use::Redeclared(_) | Use::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Gives a variable its first value, from a temporary.
+    fn init(&mut self, ident: &Ident, src: Reg) -> Made<()> {
+        match self.use_of(ident) {
+            Use::Var { var, .. } => {
+                if self.locs[var as usize] == Loc::Nowhere {
+                    self.place(var, None)?;
+                }
+                self.store(var, false, src);
+            }
+            Use::Redeclared(_) => {
+                let name = self.names.text(ident.name);
+                self.span = ident.span;
+                self.raise("redeclared", format!("`{name}` is already declared in this scope"), None);
+            }
+            Use::Chain(_) | Use::Nothing => {}
+        }
+        Ok(())
+    }
+}

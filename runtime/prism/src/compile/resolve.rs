@@ -1,0 +1,665 @@
+//! Which variable every name means, decided before any code is generated, so that the machine never looks up a local
+//! by name.
+//!
+//! The language has two rules that keep some names from being decided here for good: function bodies do not
+//! pre-declare their variables, and an assignment to an unknown name creates it (profile `pattern`). Such a name
+//! becomes a short chain of candidates, of which the machine takes the first that exists.
+
+use super::load::Loaded;
+use crate::Profile;
+use crate::ast::*;
+use crate::lexer::Symbol;
+use std::collections::{HashMap, HashSet};
+
+pub(super) type VarId = u32;
+pub(super) type FuncId = u32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VarKind {
+    Let,
+    Const,
+    Param,
+    Function,
+    /// Created by assignment.
+    Implicit,
+    /// Never assigned by the program: a built-in, a host's value, or a mistake.
+    Free,
+}
+
+#[derive(Debug)]
+pub(super) struct Var {
+    pub(super) name: Symbol,
+    pub(super) func: FuncId,
+    pub(super) kind: VarKind,
+    /// In the outermost scope of a file.
+    pub(super) top: bool,
+    /// Used by a function other than its own.
+    pub(super) captured: bool,
+    /// Assigned after its declaration.
+    pub(super) assigned: bool,
+    /// Captured or read before its declaration has run.
+    pub(super) early: bool,
+    pub(super) read: bool,
+    pub(super) ident: Option<Ident>,
+}
+
+/// What an occurrence of a name means.
+#[derive(Clone, Debug)]
+pub(super) enum Use {
+    /// `check`: it may not exist or not be initialised when this runs.
+    Var { var: VarId, check: bool },
+    /// The first that exists; the last is looked at in any case.
+    Chain(Box<[VarId]>),
+    /// A second declaration in one scope.
+    Redeclared(VarId),
+    Nothing,
+}
+
+#[derive(Default)]
+pub(super) struct FuncScope {
+    pub(super) parent: Option<FuncId>,
+    pub(super) implicit: HashMap<Symbol, VarId>,
+    /// In order of creation, so that compiling is deterministic.
+    pub(super) implicit_order: Vec<VarId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its declaration lies behind.
+    Declared,
+    /// Declared later in this block: using it now is an error.
+    Ahead,
+    /// Declared later in this function body: until then the name means something further out.
+    Late,
+}
+
+struct Scope {
+    func: FuncId,
+    names: HashMap<Symbol, (VarId, State)>,
+}
+
+struct Deferred {
+    use_id: u32,
+    name: Symbol,
+    func: FuncId,
+    late: Vec<VarId>,
+    /// Assigned unconditionally earlier in the main program.
+    definite: bool,
+}
+
+pub(super) struct Resolved {
+    pub(super) vars: Vec<Var>,
+    pub(super) uses: Vec<Use>,
+    pub(super) funcs: Vec<FuncScope>,
+    /// Functions by where they start.
+    pub(super) by_span: HashMap<(u32, u32), FuncId>,
+    /// Main function of each file.
+    pub(super) mains: Vec<FuncId>,
+    pub(super) redeclared: Vec<(Ident, VarId)>,
+}
+
+struct Resolver<'a> {
+    files: &'a [Loaded],
+    profile: Profile,
+    out: Resolved,
+    scopes: Vec<Scope>,
+    deferred: Vec<Deferred>,
+    definite: HashSet<Symbol>,
+    /// Inside something that may not run, or not in order.
+    conditional: u32,
+    root: FuncId,
+}
+
+pub(super) fn resolve(files: &[Loaded], idents: u32, profile: Profile) -> Resolved {
+    let mut resolver = Resolver {
+        files,
+        profile,
+        out: Resolved {
+            vars: Vec::new(),
+            uses: vec![Use::Nothing; idents as usize],
+            funcs: Vec::new(),
+            by_span: HashMap::new(),
+            mains: vec![FuncId::MAX; files.len()],
+            redeclared: Vec::new(),
+        },
+        scopes: Vec::new(),
+        deferred: Vec::new(),
+        definite: HashSet::new(),
+        conditional: 0,
+        root: 0,
+    };
+    resolver.file(0, None);
+    resolver.finish();
+    resolver.out
+}
+
+impl Resolver<'_> {
+    fn file(&mut self, file: usize, parent: Option<FuncId>) {
+        let files = self.files;
+        let tree = &files[file].tree;
+        let func = self.new_func(parent);
+        self.out.mains[file] = func;
+        self.push_scope(func);
+        self.predeclare(&tree.stmts, State::Ahead);
+        for stmt in &tree.stmts {
+            if let StmtKind::Function(f) = exported(stmt) {
+                self.declare_function(f, State::Declared);
+            }
+            if let StmtKind::Import(import) = &stmt.kind {
+                for ident in import.all.iter().chain(import.names.iter().map(|(_, ident)| ident)) {
+                    self.declare(ident, VarKind::Const, State::Declared);
+                }
+            }
+        }
+        for (_, import) in &files[file].imports {
+            if let Some(module) = import
+                && self.out.mains[*module] == FuncId::MAX
+            {
+                let conditional = std::mem::replace(&mut self.conditional, 1);
+                self.file(*module, Some(func));
+                self.conditional = conditional;
+            }
+        }
+        self.stmts(&tree.stmts);
+        self.scopes.pop();
+    }
+
+    fn new_func(&mut self, parent: Option<FuncId>) -> FuncId {
+        self.out.funcs.push(FuncScope { parent, ..FuncScope::default() });
+        self.out.funcs.len() as FuncId - 1
+    }
+
+    fn func(&self) -> FuncId {
+        self.scopes.last().expect("a file's scope is open").func
+    }
+
+    fn push_scope(&mut self, func: FuncId) {
+        self.scopes.push(Scope { func, names: HashMap::new() });
+    }
+
+    fn new_var(&mut self, name: Symbol, func: FuncId, kind: VarKind, ident: Option<Ident>) -> VarId {
+        let top = self.out.mains.contains(&func) && self.scopes.last().is_none_or(|_| self.at_top(func));
+        let (captured, assigned, early, read) = (false, false, false, false);
+        self.out.vars.push(Var { name, func, kind, top, captured, assigned, early, read, ident });
+        self.out.vars.len() as VarId - 1
+    }
+
+    /// Whether the innermost scope is the outermost one of this function.
+    fn at_top(&self, func: FuncId) -> bool {
+        self.scopes.iter().filter(|s| s.func == func).count() == 1
+    }
+
+    fn declare(&mut self, ident: &Ident, kind: VarKind, state: State) {
+        let func = self.func();
+        let scope = self.scopes.last().expect("a scope is open");
+        match scope.names.get(&ident.name).copied() {
+            // The declaration that was announced when the scope was entered.
+            Some((var, State::Ahead | State::Late)) => {
+                let of = self.out.vars[var as usize].ident.map(|i| i.id);
+                if of == Some(ident.id) || state == State::Declared {
+                    self.out.uses[ident.id as usize] = Use::Var { var, check: false };
+                    self.set_state(ident.name, var, state);
+                }
+            }
+            Some((var, State::Declared)) if kind == VarKind::Function && self.is_function(var) => {
+                self.out.uses[ident.id as usize] = Use::Var { var, check: false };
+                self.out.vars[var as usize].assigned = true;
+            }
+            Some((var, State::Declared)) => {
+                self.out.uses[ident.id as usize] = Use::Redeclared(var);
+                self.out.redeclared.push((*ident, var));
+            }
+            None => {
+                let var = self.new_var(ident.name, func, kind, Some(*ident));
+                self.out.uses[ident.id as usize] = Use::Var { var, check: false };
+                self.set_state(ident.name, var, state);
+            }
+        }
+    }
+
+    fn is_function(&self, var: VarId) -> bool {
+        self.out.vars[var as usize].kind == VarKind::Function
+    }
+
+    fn set_state(&mut self, name: Symbol, var: VarId, state: State) {
+        self.scopes.last_mut().expect("a scope is open").names.insert(name, (var, state));
+    }
+
+    /// Announces the variables that these statements declare.
+    fn predeclare(&mut self, stmts: &[Stmt], state: State) {
+        for stmt in stmts {
+            let mut idents = Vec::new();
+            stmt.kind.declared(&mut idents);
+            let kind = match exported(stmt) {
+                StmtKind::Let { constant: true, .. } => VarKind::Const,
+                _ => VarKind::Let,
+            };
+            for ident in idents {
+                self.announce(ident, kind, state);
+            }
+            if let StmtKind::Function(f) = exported(stmt)
+                && let Some(ident) = &f.name
+            {
+                self.announce(ident, VarKind::Function, State::Late);
+            }
+        }
+    }
+
+    fn announce(&mut self, ident: &Ident, kind: VarKind, state: State) {
+        let func = self.func();
+        if !self.scopes.last().expect("a scope is open").names.contains_key(&ident.name) {
+            let var = self.new_var(ident.name, func, kind, Some(*ident));
+            self.set_state(ident.name, var, state);
+        }
+    }
+
+    fn lookup(&mut self, ident: &Ident, assign: bool) {
+        let func = self.func();
+        let mut late = Vec::new();
+        let mut found = None;
+        for scope in self.scopes.iter().rev() {
+            let Some((var, state)) = scope.names.get(&ident.name).copied() else { continue };
+            let own = scope.func == func;
+            match state {
+                State::Late if own => {}
+                State::Late => late.push(var),
+                _ => {
+                    found = Some((var, state, own));
+                    break;
+                }
+            }
+        }
+        for var in &late {
+            let var = &mut self.out.vars[*var as usize];
+            (var.captured, var.early) = (true, true);
+            var.assigned |= assign;
+            var.read |= !assign;
+        }
+        let Some((id, state, own)) = found else {
+            if assign && self.profile == Profile::Pattern {
+                self.implicit(func, ident.name);
+            }
+            let definite = func == self.root && self.definite.contains(&ident.name);
+            self.deferred.push(Deferred { use_id: ident.id, name: ident.name, func, late, definite });
+            return;
+        };
+        let var = &mut self.out.vars[id as usize];
+        var.captured |= !own;
+        var.assigned |= assign;
+        var.read |= !assign;
+        var.early |= state != State::Declared;
+        // A function at the top of a file may run before the declarations around it.
+        let check = state != State::Declared || (!own && var.top);
+        self.out.uses[ident.id as usize] = match late.is_empty() {
+            true => Use::Var { var: id, check },
+            false => Use::Chain(late.into_iter().chain([id]).collect()),
+        };
+    }
+
+    fn implicit(&mut self, func: FuncId, name: Symbol) -> VarId {
+        if let Some(var) = self.out.funcs[func as usize].implicit.get(&name) {
+            return *var;
+        }
+        let var = self.new_var(name, func, VarKind::Implicit, None);
+        self.out.vars[var as usize].top = self.out.mains.contains(&func);
+        let scope = &mut self.out.funcs[func as usize];
+        scope.implicit.insert(name, var);
+        scope.implicit_order.push(var);
+        var
+    }
+
+    /// Names that no declaration in sight explains.
+    fn finish(&mut self) {
+        for deferred in std::mem::take(&mut self.deferred) {
+            let mut chain = Vec::new();
+            let mut at = Some(deferred.func);
+            while let Some(func) = at {
+                chain.extend(deferred.late.iter().filter(|v| self.out.vars[**v as usize].func == func));
+                let scope = &self.out.funcs[func as usize];
+                if func != self.root {
+                    chain.extend(scope.implicit.get(&deferred.name));
+                }
+                at = scope.parent;
+            }
+            let root = match self.out.funcs[self.root as usize].implicit.get(&deferred.name) {
+                Some(var) => *var,
+                None => {
+                    let var = self.implicit(self.root, deferred.name);
+                    self.out.vars[var as usize].kind = VarKind::Free;
+                    var
+                }
+            };
+            chain.push(root);
+            for var in &chain {
+                let var = &mut self.out.vars[*var as usize];
+                var.captured |= var.func != deferred.func;
+                var.read = true;
+                (var.assigned, var.early) = (true, true);
+            }
+            self.out.uses[deferred.use_id as usize] = match chain[..] {
+                [var] => Use::Var { var, check: !deferred.definite },
+                _ => Use::Chain(chain.into()),
+            };
+        }
+    }
+
+    fn maybe<T>(&mut self, walk: impl FnOnce(&mut Self) -> T) -> T {
+        self.conditional += 1;
+        let result = walk(self);
+        self.conditional -= 1;
+        result
+    }
+
+    fn stmts(&mut self, stmts: &[Stmt]) {
+        stmts.iter().for_each(|s| self.stmt(s));
+    }
+
+    fn scoped(&mut self, walk: impl FnOnce(&mut Self)) {
+        let func = self.func();
+        self.push_scope(func);
+        walk(self);
+        self.scopes.pop();
+    }
+
+    fn block(&mut self, block: &Block) {
+        self.scoped(|r| {
+            r.predeclare(&block.stmts, State::Ahead);
+            r.stmts(&block.stmts);
+        });
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) {
+        match &stmt.kind {
+            StmtKind::Expr(e) => self.expr(e),
+            StmtKind::Let { target, init, constant } => {
+                self.maybe_expr(init.as_ref());
+                let kind = if *constant { VarKind::Const } else { VarKind::Let };
+                self.bind(target, kind);
+            }
+            StmtKind::Assign { target, value, op } => {
+                // `x += 1` reads `x` through the same occurrence.
+                self.expr(value);
+                self.lookup(target, true);
+                if op.is_none() && self.conditional == 0 && self.scopes.len() == 1 {
+                    self.definite.insert(target.name);
+                }
+            }
+            StmtKind::Destructure { pattern, threshold, value } => {
+                self.expr(value);
+                self.maybe_expr(threshold.as_ref());
+                self.assign_pattern(pattern);
+            }
+            StmtKind::Function(f) => {
+                if !self.is_top() {
+                    self.declare_function(f, State::Ahead);
+                }
+                self.function(f);
+                if !self.is_top() {
+                    self.declare_function(f, State::Declared);
+                }
+            }
+            StmtKind::Return(e) => self.maybe_expr(e.as_ref()),
+            StmtKind::Break | StmtKind::Continue => {}
+            StmtKind::If { arms, otherwise } => {
+                for (cond, body) in arms {
+                    self.expr(cond);
+                    self.maybe(|r| r.scoped(|r| r.stmt(body)));
+                }
+                self.maybe(|r| r.scoped(|r| otherwise.iter().for_each(|s| r.stmt(s))));
+            }
+            StmtKind::ForIn { item, index, over, body } => {
+                self.expr(over);
+                self.maybe(|r| {
+                    r.scoped(|r| {
+                        r.declare(item, VarKind::Let, State::Declared);
+                        index.iter().for_each(|i| r.declare(i, VarKind::Let, State::Declared));
+                        r.scoped(|r| r.stmt(body));
+                    });
+                });
+            }
+            StmtKind::For { header, body } => self.maybe(|r| r.for_loop(header, |r| r.scoped(|r| r.stmt(body)))),
+            StmtKind::UncertainFor { header, branches } => {
+                self.maybe(|r| r.for_loop(header, |r| r.branches(branches)));
+            }
+            StmtKind::While { cond, body } => self.maybe(|r| {
+                r.expr(cond);
+                r.scoped(|r| r.stmt(body));
+            }),
+            StmtKind::DoWhile { body, cond } => self.maybe(|r| {
+                r.scoped(|r| r.stmt(body));
+                r.expr(cond);
+            }),
+            StmtKind::UncertainIf { cond, branches } => {
+                self.expr(cond);
+                self.maybe(|r| r.branches(branches));
+            }
+            StmtKind::UncertainWhile { cond, branches } => self.maybe(|r| {
+                r.expr(cond);
+                r.branches(branches);
+            }),
+            StmtKind::Block(block) => self.maybe(|r| r.block(block)),
+            StmtKind::Context(block) => self.stmts(&block.stmts),
+            StmtKind::Agents(agents) => {
+                for (ident, properties) in agents {
+                    self.expr(properties);
+                    self.declare(ident, VarKind::Let, State::Declared);
+                }
+            }
+            StmtKind::Try(t) => self.maybe(|r| {
+                r.block(&t.body);
+                if let Some((name, block)) = &t.catch {
+                    r.scoped(|r| {
+                        name.iter().for_each(|n| r.declare(n, VarKind::Let, State::Declared));
+                        r.block(block);
+                    });
+                }
+                t.finally.iter().for_each(|b| r.block(b));
+            }),
+            StmtKind::Import(_) => {}
+            StmtKind::Export(export) => match export {
+                Export::Default(e) => self.expr(e),
+                Export::Names(names) => names.iter().for_each(|(ident, _)| self.lookup(ident, false)),
+                Export::Stmt(inner) => {
+                    self.stmt(inner);
+                }
+                Export::All { .. } | Export::From { .. } => {}
+            },
+        }
+    }
+
+    fn is_top(&self) -> bool {
+        let func = self.func();
+        self.out.mains.contains(&func) && self.at_top(func)
+    }
+
+    fn for_loop(&mut self, header: &Header, body: impl FnOnce(&mut Self)) {
+        self.scoped(|r| {
+            if let Some(init) = &header.init {
+                r.stmt(init);
+            }
+            r.maybe_expr(header.cond.as_ref());
+            body(r);
+            if let Some(update) = &header.update {
+                r.stmt(update);
+            }
+        });
+    }
+
+    fn branches(&mut self, branches: &Branches) {
+        branches.iter().flatten().for_each(|b| self.block(b));
+    }
+
+    fn declare_function(&mut self, f: &Function, state: State) {
+        if let Some(name) = &f.name {
+            self.declare(name, VarKind::Function, state);
+        }
+    }
+
+    fn function(&mut self, f: &Function) {
+        self.maybe_expr(f.confidence.as_ref());
+        let func = self.new_func(Some(self.func()));
+        self.out.by_span.insert((f.span.file, f.span.start), func);
+        self.push_scope(func);
+        self.conditional += 1;
+        f.params.iter().chain(&f.rest).for_each(|p| self.bind(p, VarKind::Param));
+        match &f.body {
+            Body::Expr(e) => self.expr(e),
+            Body::Block(block) => {
+                self.predeclare(&block.stmts, State::Late);
+                self.stmts(&block.stmts);
+            }
+        }
+        self.conditional -= 1;
+        self.scopes.pop();
+    }
+
+    fn bind(&mut self, target: &Target, kind: VarKind) {
+        match target {
+            Target::Name(ident) => self.declare(ident, kind, State::Declared),
+            Target::Pattern(pattern) => {
+                self.pattern_exprs(pattern);
+                let mut idents = Vec::new();
+                pattern.names(&mut idents);
+                idents.into_iter().for_each(|i| self.declare(i, kind, State::Declared));
+            }
+        }
+    }
+
+    fn assign_pattern(&mut self, pattern: &Pattern) {
+        self.pattern_exprs(pattern);
+        let mut idents = Vec::new();
+        pattern.names(&mut idents);
+        idents.into_iter().for_each(|i| self.lookup(i, true));
+    }
+
+    fn pattern_exprs(&mut self, pattern: &Pattern) {
+        let nested = |r: &mut Self, target: &Target| {
+            if let Target::Pattern(p) = target {
+                r.pattern_exprs(p);
+            }
+        };
+        match &pattern.kind {
+            PatternKind::Array { elems, .. } => {
+                for elem in elems.iter().flatten() {
+                    self.maybe_expr(elem.threshold.as_ref());
+                    nested(self, &elem.target);
+                }
+            }
+            PatternKind::Object { props, .. } => {
+                for prop in props {
+                    self.maybe_expr(prop.threshold.as_ref());
+                    self.maybe_expr(prop.default.as_ref());
+                    nested(self, &prop.target);
+                }
+            }
+        }
+    }
+
+    fn maybe_expr(&mut self, e: Option<&Expr>) {
+        e.into_iter().for_each(|e| self.expr(e));
+    }
+
+    fn expr(&mut self, e: &Expr) {
+        match &e.kind {
+            ExprKind::Ident(ident) => self.lookup(ident, false),
+            ExprKind::Template(parts) => parts.iter().for_each(|p| match p {
+                Part::Expr(e) => self.expr(e),
+                Part::Text(_) => {}
+            }),
+            ExprKind::Array(items) => self.items(items),
+            ExprKind::Object(pairs) => pairs.iter().for_each(|p| match p {
+                Pair::Set(_, e) | Pair::Spread(e) => self.expr(e),
+            }),
+            ExprKind::Unary(_, e) => self.expr(e),
+            ExprKind::Binary(first, rest) => {
+                self.expr(first);
+                rest.iter().for_each(|(_, e)| self.expr(e));
+            }
+            ExprKind::Attach(value, confidence) => {
+                self.expr(value);
+                self.expr(confidence);
+            }
+            ExprKind::Ternary(t) => {
+                self.expr(&t.cond);
+                self.maybe(|r| {
+                    r.expr(&t.then);
+                    r.expr(&t.other);
+                });
+            }
+            ExprKind::Pipe(first, stages) => {
+                self.expr(first);
+                stages.iter().for_each(|(_, e)| self.expr(e));
+            }
+            ExprKind::Access(head, steps) => {
+                self.expr(head);
+                for step in steps {
+                    match &step.kind {
+                        AccessKind::Call(items) => self.items(items),
+                        AccessKind::Index(e) => self.expr(e),
+                        AccessKind::Member(..) => {}
+                    }
+                }
+            }
+            ExprKind::Lambda(f) => self.function(f),
+            ExprKind::Match(m) => {
+                self.expr(&m.subject);
+                self.maybe(|r| m.arms.iter().for_each(|arm| r.arm(arm)));
+            }
+            ExprKind::Null | ExprKind::Bool(_) | ExprKind::Num(_) | ExprKind::Str(_) | ExprKind::Placeholder => {}
+        }
+    }
+
+    fn items(&mut self, items: &[Item]) {
+        items.iter().for_each(|item| match item {
+            Item::Expr(e) | Item::Spread(e) => self.expr(e),
+            Item::Hole => {}
+        });
+    }
+
+    fn arm(&mut self, arm: &Arm) {
+        self.scoped(|r| {
+            r.match_pattern(&arm.pattern);
+            r.maybe_expr(arm.threshold.as_ref());
+            r.maybe_expr(arm.guard.as_ref());
+            match &arm.body {
+                Body::Expr(e) => r.expr(e),
+                Body::Block(block) => r.block(block),
+            }
+        });
+    }
+
+    fn match_pattern(&mut self, pattern: &MatchPat) {
+        let elem = |r: &mut Self, elem: &MatchElem| {
+            r.maybe_expr(elem.threshold.as_ref());
+            r.match_pattern(&elem.pattern);
+        };
+        match &pattern.kind {
+            MatchKind::Any | MatchKind::Value(_) => {}
+            MatchKind::Bind(ident) => self.rebind(ident),
+            MatchKind::Array { elems, rest } => {
+                elems.iter().flatten().for_each(|e| elem(self, e));
+                rest.iter().for_each(|i| self.rebind(i));
+            }
+            MatchKind::Object { props, rest } => {
+                props.iter().for_each(|(_, e)| elem(self, e));
+                rest.iter().for_each(|i| self.rebind(i));
+            }
+        }
+    }
+
+    /// A name bound twice by one `match` pattern keeps the later value.
+    fn rebind(&mut self, ident: &Ident) {
+        match self.scopes.last().and_then(|s| s.names.get(&ident.name)).copied() {
+            Some((var, _)) => self.out.uses[ident.id as usize] = Use::Var { var, check: false },
+            None => self.declare(ident, VarKind::Let, State::Declared),
+        }
+    }
+}
+
+/// The statement behind `export`.
+pub(super) fn exported(stmt: &Stmt) -> &StmtKind {
+    match &stmt.kind {
+        StmtKind::Export(Export::Stmt(inner)) => &inner.kind,
+        kind => kind,
+    }
+}

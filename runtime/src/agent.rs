@@ -1,0 +1,259 @@
+//! An agent as the registry keeps it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use parallax_proto::{controlplane::v1 as directory, registry as proto};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    confidence::Confidence,
+    wire::{duration_from_wire, duration_to_wire, timestamp_from_wire, timestamp_to_wire},
+};
+
+/// Time to live of a registration that names none.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(60);
+/// Shortest and longest time to live that is granted.
+pub const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(24 * 3600));
+const MAX_NAME: usize = 256;
+const MAX_CAPABILITIES: usize = 256;
+
+/// How an agent is dialled: the way it registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    Mtls,
+    Plaintext,
+}
+
+/// Tenant and id: what names an agent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AgentKey {
+    pub tenant: String,
+    pub id: String,
+}
+
+/// A registered agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    pub key: AgentKey,
+    pub name: String,
+    /// `host:port`
+    pub endpoint: String,
+    pub capabilities: Vec<String>,
+    pub metadata: Metadata,
+    pub registered_at: Timestamp,
+    pub ttl: Duration,
+    pub transport: Transport,
+    /// The SPIFFE name that registered it; absent when that was a plaintext peer on loopback.
+    pub principal: Option<String>,
+}
+
+/// What an agent says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    pub version: String,
+    pub region: String,
+    pub labels: BTreeMap<String, String>,
+    /// Absent when the agent stated none, or NaN.
+    pub default_confidence: Option<Confidence>,
+}
+
+/// A registration that cannot be accepted: which field, what is wrong, what to send instead.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    pub field: &'static str,
+    pub problem: String,
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> Invalid {
+    Invalid { field, problem: problem.into() }
+}
+
+impl Agent {
+    /// Checks what an agent sent. `tenant`, `transport` and `principal` come from its connection, the time
+    /// from the clock: what the message says of `registered_at` does not count.
+    ///
+    /// # Errors
+    /// The first field that cannot stand.
+    pub fn from_wire(
+        message: proto::AgentRegistration,
+        tenant: &str,
+        transport: Transport,
+        principal: Option<String>,
+        now: Timestamp,
+    ) -> Result<Self, Invalid> {
+        check_name("agent.id", &message.id)?;
+        check_endpoint(&message.endpoint)?;
+        if message.capabilities.len() > MAX_CAPABILITIES {
+            return Err(invalid(
+                "agent.capabilities",
+                format!("{} given, at most {MAX_CAPABILITIES}", message.capabilities.len()),
+            ));
+        }
+        for capability in &message.capabilities {
+            check_name("agent.capabilities", capability)?;
+        }
+        let metadata = message.metadata.unwrap_or_default();
+        Ok(Self {
+            key: AgentKey { tenant: tenant.to_owned(), id: message.id.clone() },
+            name: if message.name.is_empty() { message.id } else { message.name },
+            endpoint: message.endpoint,
+            capabilities: message.capabilities,
+            metadata: Metadata {
+                version: metadata.version,
+                region: metadata.region,
+                labels: metadata.labels.into_iter().collect(),
+                // Proto3 cannot tell an unset number from zero, and no agent means zero.
+                default_confidence: Confidence::stated(metadata.default_confidence)
+                    .filter(|confidence| confidence.get() > 0.0),
+            },
+            registered_at: now,
+            ttl: clamp_ttl(message.ttl.and_then(duration_from_wire)),
+            transport,
+            principal,
+        })
+    }
+
+    /// As existing clients read it.
+    #[must_use]
+    pub fn to_wire(&self) -> proto::AgentRegistration {
+        proto::AgentRegistration {
+            id: self.key.id.clone(),
+            name: self.name.clone(),
+            endpoint: self.endpoint.clone(),
+            capabilities: self.capabilities.clone(),
+            metadata: Some(proto::agent_registration::Metadata {
+                version: self.metadata.version.clone(),
+                region: self.metadata.region.clone(),
+                labels: self.metadata.labels.clone().into_iter().collect(),
+                default_confidence: self.metadata.default_confidence.map_or(0.0, Confidence::get),
+            }),
+            registered_at: Some(timestamp_to_wire(self.registered_at)),
+            ttl: Some(duration_to_wire(self.ttl)),
+        }
+    }
+
+    /// As data-plane nodes read it.
+    #[must_use]
+    pub fn to_record(&self) -> directory::AgentRecord {
+        directory::AgentRecord {
+            tenant: self.key.tenant.clone(),
+            registration: Some(self.to_wire()),
+            transport: match self.transport {
+                Transport::Mtls => directory::Transport::Mtls,
+                Transport::Plaintext => directory::Transport::Plaintext,
+            }
+            .into(),
+        }
+    }
+
+    /// Reads what the control plane sent to a data-plane node.
+    ///
+    /// # Errors
+    /// A record that no control plane of this version would send.
+    pub fn from_record(record: directory::AgentRecord) -> Result<Self, Invalid> {
+        let transport = match record.transport() {
+            directory::Transport::Mtls => Transport::Mtls,
+            directory::Transport::Plaintext => Transport::Plaintext,
+            directory::Transport::Unspecified => {
+                return Err(invalid("transport", "unspecified; control plane and node differ in version"));
+            }
+        };
+        let message = record.registration.ok_or_else(|| invalid("registration", "missing"))?;
+        let registered_at =
+            message.registered_at.and_then(timestamp_from_wire).unwrap_or(Timestamp::UNIX_EPOCH);
+        Self::from_wire(message, &record.tenant, transport, None, registered_at)
+    }
+
+    /// Whether it has every one of `wanted`.
+    #[must_use]
+    pub fn has_all(&self, wanted: &[String]) -> bool {
+        wanted.iter().all(|capability| self.capabilities.contains(capability))
+    }
+}
+
+/// The time to live that is granted for a wish.
+#[must_use]
+pub fn clamp_ttl(wish: Option<Duration>) -> Duration {
+    wish.filter(|ttl| !ttl.is_zero()).unwrap_or(DEFAULT_TTL).clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
+}
+
+/// Names become parts of store keys and certificate names.
+fn check_name(field: &'static str, name: &str) -> Result<(), Invalid> {
+    if name.is_empty() {
+        return Err(invalid(field, "is empty"));
+    }
+    if name.len() > MAX_NAME {
+        return Err(invalid(field, format!("is {} bytes long, at most {MAX_NAME}", name.len())));
+    }
+    match name.chars().find(|c| *c == '/' || c.is_control() || c.is_whitespace()) {
+        Some(c) => Err(invalid(field, format!("\"{}\" contains {c:?}; leave it out", name.escape_debug()))),
+        None => Ok(()),
+    }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), Invalid> {
+    let wrong = |why: &str| {
+        let shown = endpoint.escape_debug();
+        invalid("agent.endpoint", format!("\"{shown}\" {why}; give host:port, such as 127.0.0.1:50100"))
+    };
+    let authority: http::uri::Authority = endpoint.parse().map_err(|_| wrong("is not host:port"))?;
+    match authority.port_u16() {
+        Some(1..) if !authority.host().is_empty() && !endpoint.contains('@') => Ok(()),
+        Some(0) => Err(wrong("names port 0")),
+        _ => Err(wrong("names no port")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> proto::AgentRegistration {
+        proto::AgentRegistration {
+            id: "a1".into(),
+            endpoint: "localhost:7001".into(),
+            capabilities: vec!["translate".into()],
+            ..Default::default()
+        }
+    }
+
+    fn accept(message: proto::AgentRegistration) -> Result<Agent, Invalid> {
+        Agent::from_wire(message, "default", Transport::Mtls, None, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_minimal_registration_gets_defaults_and_survives_the_wire() {
+        let agent = accept(message()).unwrap();
+        assert_eq!((agent.name.as_str(), agent.ttl), ("a1", DEFAULT_TTL));
+        assert_eq!(Agent::from_record(agent.to_record()).unwrap(), agent);
+    }
+
+    #[test]
+    fn bad_fields_are_named() {
+        let field = |change: fn(&mut proto::AgentRegistration)| {
+            let mut bad = message();
+            change(&mut bad);
+            accept(bad).unwrap_err().field
+        };
+        assert_eq!(field(|m| m.id.clear()), "agent.id");
+        assert_eq!(field(|m| m.id = "a/b".into()), "agent.id");
+        assert_eq!(field(|m| m.endpoint = "localhost".into()), "agent.endpoint");
+        assert_eq!(field(|m| m.endpoint = "http://localhost:1/x".into()), "agent.endpoint");
+        assert_eq!(field(|m| m.endpoint = "localhost:0".into()), "agent.endpoint");
+        assert_eq!(field(|m| m.endpoint = "localhost:70000".into()), "agent.endpoint");
+        assert_eq!(field(|m| m.capabilities = vec![String::new()]), "agent.capabilities");
+    }
+
+    #[test]
+    fn ttls_are_bounded() {
+        assert_eq!(clamp_ttl(Some(Duration::ZERO)), DEFAULT_TTL);
+        assert_eq!(clamp_ttl(Some(Duration::from_millis(1))), TTL_BOUNDS.0);
+        assert_eq!(clamp_ttl(Some(Duration::from_secs(1 << 40))), TTL_BOUNDS.1);
+    }
+}

@@ -1,0 +1,137 @@
+//! The world outside: time, randomness, and connections. Passed in, so that a simulation can pass in its own.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::Instant,
+};
+use uuid::Uuid;
+
+/// A byte stream to a peer.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Time, randomness and dialling. Waiting is tokio's timer, which tests pause.
+#[async_trait]
+pub trait Env: Send + Sync {
+    /// Wall-clock time, for records that people and other processes read; never for measuring.
+    fn now(&self) -> Timestamp;
+    /// 64 uniform random bits.
+    fn random(&self) -> u64;
+    /// Opens a connection to `host:port`. The caller bounds the wait.
+    async fn dial(&self, addr: &str) -> io::Result<Box<dyn Io>>;
+
+    /// A fresh id that sorts by creation time (UUID version 7).
+    fn id(&self) -> String {
+        let millis = u64::try_from(self.now().as_millisecond()).unwrap_or(0);
+        let (a, b) = (self.random().to_be_bytes(), self.random().to_be_bytes());
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&a);
+        random[8..].copy_from_slice(&b[..2]);
+        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().to_string()
+    }
+
+    /// [`Env::now`] in std's type, for certificates.
+    fn system_time(&self) -> SystemTime {
+        self.now().into()
+    }
+}
+
+/// The machine's own clock, entropy and network.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct System;
+
+impl System {
+    /// The real world, ready to be handed on.
+    #[must_use]
+    pub fn shared() -> Arc<dyn Env> {
+        Arc::new(Self)
+    }
+}
+
+#[async_trait]
+impl Env for System {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn random(&self) -> u64 {
+        rand::rng().random()
+    }
+
+    async fn dial(&self, addr: &str) -> io::Result<Box<dyn Io>> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// Time that follows tokio's (so that it stands still when that is paused) and seeded randomness.
+pub struct Simulated {
+    base: Timestamp,
+    start: Instant,
+    rng: Mutex<StdRng>,
+}
+
+impl Simulated {
+    /// Starts at `2026-01-01T00:00:00Z`; needs a tokio runtime.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            base: Timestamp::from_second(1_767_225_600).expect("a date in range"),
+            start: Instant::now(),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+        }
+    }
+}
+
+#[async_trait]
+impl Env for Simulated {
+    fn now(&self) -> Timestamp {
+        self.base + self.start.elapsed()
+    }
+
+    fn random(&self) -> u64 {
+        self.rng.lock().random()
+    }
+
+    async fn dial(&self, addr: &str) -> io::Result<Box<dyn Io>> {
+        System.dial(addr).await
+    }
+}
+
+/// Milliseconds in a duration, saturating.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An id as the text of a UUID, or why it is none.
+pub fn parse_id(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|e| format!("\"{text}\" is not a run id (a UUID): {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn simulated_time_is_tokio_time_and_ids_sort_by_it() {
+        let env = Simulated::new(7);
+        let (t0, first) = (env.now(), env.id());
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        assert_eq!(env.now().duration_since(t0).as_millis(), 1500);
+        assert!(first < env.id());
+        assert_eq!(Simulated::new(7).random(), Simulated::new(7).random());
+    }
+}

@@ -1,0 +1,67 @@
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::Value as Json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::AgentError;
+
+/// One question to an agent.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Task {
+    /// Names the task in its run.
+    pub id: String,
+    /// What is to be done, in words.
+    pub description: String,
+    /// What to do it with: a JSON object. A key that is not there reads as null.
+    pub data: Json,
+    /// Further facts from the pattern.
+    pub context: HashMap<String, String>,
+    /// The pattern that asks; none if a client does.
+    pub pattern: Option<String>,
+    /// When the caller stops to wait; the work is dropped then.
+    pub deadline: Option<Instant>,
+    /// The same for each attempt at one step of one run: the idempotency key of what the agent does outside.
+    pub effect: Option<String>,
+    pub(crate) cancelled: CancellationToken,
+}
+
+impl Task {
+    /// A task with `data`, an object; for calling agents, and for testing them.
+    #[must_use]
+    pub fn new(description: impl Into<String>, data: Json) -> Self {
+        Self { description: description.into(), data, ..Self::default() }
+    }
+
+    /// Sets the deadline, from now.
+    #[must_use]
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.deadline = Some(Instant::now() + timeout);
+        self
+    }
+
+    /// The text in `data` under `key`.
+    ///
+    /// # Errors
+    /// It is missing or not a text; the caller is told which.
+    pub fn text(&self, key: &str) -> Result<&str, AgentError> {
+        match &self.data[key] {
+            Json::String(text) => Ok(text),
+            Json::Null => Err(AgentError::bad_input(format!("data.{key} is missing; give it a text"))),
+            other => Err(AgentError::bad_input(format!("data.{key} is not a text but {other}"))),
+        }
+    }
+
+    /// Time until the deadline, if there is one.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether nobody waits for the answer any more. Futures need not ask, they are dropped; threads do.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+}
