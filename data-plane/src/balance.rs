@@ -5,12 +5,12 @@
 //! hangs fills up and is avoided.
 
 /// Picks among those that are admitted, which need not be all.
-pub(crate) fn pick<'a, T>(
-    candidates: &'a [T],
+pub(crate) fn pick<T>(
+    candidates: &[T],
     admits: impl Fn(&T) -> bool,
     load: impl Fn(&T) -> usize,
     random: u64,
-) -> Option<&'a T> {
+) -> Option<&T> {
     if let [only] = candidates {
         return admits(only).then_some(only);
     }
@@ -42,7 +42,7 @@ fn two(n: usize, random: u64) -> Option<(usize, usize)> {
         return None;
     }
     // Multiply and shift: maps 32 random bits to a range without a division.
-    let below = |bits: u64, n: usize| ((bits & 0xffff_ffff) * n as u64 >> 32) as usize;
+    let below = |bits: u64, n: usize| (((bits & 0xffff_ffff) * n as u64) >> 32) as usize;
     let first = below(random, n);
     let second = below(random >> 32, n - 1);
     Some((first, if second >= first { second + 1 } else { second }))

@@ -188,9 +188,7 @@ impl Breaker {
 
     fn update(&self, mut next: impl FnMut(State) -> Option<State>) {
         // The error is "unchanged".
-        let _ = self
-            .state
-            .fetch_update(AcqRel, Acquire, |word| next(State::unpack(word)).map(State::pack));
+        let _ = self.state.fetch_update(AcqRel, Acquire, |word| next(State::unpack(word)).map(State::pack));
     }
 }
 

@@ -73,9 +73,9 @@ impl Caller {
     ) -> Result<Call, Failure> {
         let started = Instant::now();
         let snapshot = self.directory.snapshot();
-        let snapshot = snapshot.as_ref().ok_or_else(|| Failure::NoDirectory {
-            control_plane: self.config.control_plane.clone(),
-        })?;
+        let snapshot = snapshot
+            .as_ref()
+            .ok_or_else(|| Failure::NoDirectory { control_plane: self.config.control_plane.clone() })?;
         let agents = snapshot.tenant(tenant);
         let (entry, pass) = match target {
             Target::Agent(id) => {
@@ -163,6 +163,13 @@ pub(crate) struct Answering {
 }
 
 impl Call {
+    /// Makes the caller's span the parent of the call's; not once that is entered.
+    pub(crate) fn continue_trace(&self, headers: &HeaderMap) {
+        if !self.span.is_disabled() {
+            propagate::extract(headers, &self.span);
+        }
+    }
+
     /// Sends the request. `headers` go to the agent as they are, but for the deadline, which is what is left
     /// of it, and the trace.
     pub(crate) async fn send(
@@ -199,7 +206,9 @@ impl Call {
     fn head(&self, path: PathAndQuery, mut headers: HeaderMap) -> Parts {
         let left = self.timeout.saturating_sub(self.started.elapsed());
         headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
-        self.span.in_scope(|| propagate::inject(&mut headers));
+        if !self.span.is_disabled() {
+            self.span.in_scope(|| propagate::inject(&mut headers));
+        }
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(if self.entry.expect.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
         uri.authority = Some(self.entry.authority.clone());
@@ -227,16 +236,17 @@ impl Call {
 
     /// The failure that a gRPC status means, if it is one.
     pub(crate) fn status(&self, trailers: &HeaderMap) -> Result<(), Failure> {
-        let agent = || self.entry.who();
-        match Status::from_header_map(trailers) {
-            None => Err(Failure::BadAnswer { agent: agent(), problem: "no grpc-status".to_owned() }),
-            Some(status) if status.code() == tonic::Code::Ok => Ok(()),
-            Some(status) => Err(Failure::Agent {
-                agent: agent(),
-                code: status.code(),
-                message: status.message().to_owned(),
-            }),
+        // Mostly; and reading the whole status costs a copy of the headers.
+        if trailers.get(Status::GRPC_STATUS).is_some_and(|status| status == "0") {
+            return Ok(());
         }
+        let agent = self.entry.who();
+        Err(match Status::from_header_map(trailers) {
+            None => Failure::BadAnswer { agent, problem: "no grpc-status".to_owned() },
+            Some(status) => {
+                Failure::Agent { agent, code: status.code(), message: status.message().to_owned() }
+            }
+        })
     }
 
     /// It has ended.
@@ -245,7 +255,10 @@ impl Call {
             Ok(confidence) => self.end(CallOutcome::Answered, Verdict::Well, confidence),
             Err(failure) => {
                 tracing::debug!(parent: &self.span, "{failure}");
-                self.end(failure.outcome(), failure.verdict(), None);
+                let hasty = matches!(failure, Failure::Deadline { .. })
+                    && self.entry.vitals.usually_slower_than(self.timeout);
+                let verdict = if hasty { Verdict::Silent } else { failure.verdict() };
+                self.end(failure.outcome(), verdict, None);
             }
         }
     }
@@ -342,7 +355,9 @@ fn grpc_timeout(left: Duration) -> HeaderValue {
 pub(crate) fn parse_grpc_timeout(value: &HeaderValue) -> Result<Duration, Failure> {
     let malformed = || {
         let shown = String::from_utf8_lossy(value.as_bytes());
-        Failure::Malformed(format!("grpc-timeout \"{shown}\" is not up to eight digits and one of H M S m u n"))
+        Failure::Malformed(format!(
+            "grpc-timeout \"{shown}\" is not up to eight digits and one of H M S m u n"
+        ))
     };
     let text = value.to_str().map_err(|_| malformed())?;
     let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(malformed)?;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use parallax_security::Plaintext;
 
-use crate::breaker::Policy;
+use crate::{breaker::Policy, error::Error};
 
 /// A node's settings, filled by its owner. Port 0 takes a free one.
 #[derive(Clone, Debug)]
@@ -93,6 +93,24 @@ impl Default for Config {
             follow_backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             sample_queue: 16 * 1024,
             drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// What no node could run with.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let counts = [
+            ("workers", self.workers),
+            ("connections_per_agent", self.connections_per_agent),
+            ("streams_per_connection", self.streams_per_connection),
+            ("max_calls_per_stream", self.max_calls_per_stream),
+            ("sample_queue", self.sample_queue),
+            ("breaker.failures", self.breaker.failures.into()),
+        ];
+        match counts.into_iter().find(|(_, count)| *count == 0) {
+            Some((field, _)) => Err(Error::Config { field, problem: "is 0; it must be 1 or more" }),
+            None => Ok(()),
         }
     }
 }

@@ -173,9 +173,7 @@ impl Book {
         let vitals = match (before, self.departed.remove(&key)) {
             (Some(before), _) => before.vitals.clone(),
             (None, Some((vitals, _))) => vitals,
-            (None, None) => {
-                Arc::new(Vitals::new(self.policy, self.metrics.agent(&key.tenant, &key.id), now))
-            }
+            (None, None) => Arc::new(Vitals::new(self.policy, self.metrics.agent(&key.tenant, &key.id), now)),
         };
         match Entry::new(agent, vitals, route) {
             Ok(entry) => {

@@ -63,7 +63,8 @@ pub(crate) enum Failure {
     Ejected { who: String, retry_in: Duration },
     #[error("agent {agent} cannot be reached: {cause}")]
     Unreachable { agent: String, cause: String },
-    #[error("the connection to agent {agent} broke in mid-call, what it did is unknown: {cause}")]
+    /// The connection broke, or the agent reset the stream.
+    #[error("the call to agent {agent} broke off, and what it did is unknown: {cause}")]
     Lost { agent: String, cause: String },
     #[error("agent {agent} did not answer within {} ms", after.as_millis())]
     Deadline { agent: String, after: Duration },
@@ -100,7 +101,9 @@ impl Failure {
     pub(crate) fn cause(&self) -> Cause {
         match self {
             Self::Malformed(_) => Cause::Unspecified,
-            Self::UnknownAgent { .. } | Self::NoCapability { .. } | Self::NoDirectory { .. } => Cause::NoAgent,
+            Self::UnknownAgent { .. } | Self::NoCapability { .. } | Self::NoDirectory { .. } => {
+                Cause::NoAgent
+            }
             Self::Ejected { .. } => Cause::BreakerOpen,
             Self::Unreachable { .. } | Self::Lost { .. } => Cause::Unreachable,
             Self::Deadline { .. } => Cause::Deadline,

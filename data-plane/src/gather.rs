@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// When this much waits the writer must wait too. Bytes.
@@ -45,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
 
     /// `task`, with what it writes to this stream written after each of its wake-ups.
     pub(crate) fn gathering<F>(&self, task: F) -> Gathering<F, S> {
-        Gathering { task: Box::pin(task), gather: self.clone() }
+        Gathering { task, gather: self.clone() }
     }
 }
 
@@ -117,25 +118,29 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
     }
 }
 
-/// A task that writes to a [`Gather`].
-pub(crate) struct Gathering<F, S> {
-    task: Pin<Box<F>>,
-    gather: Gather<S>,
+pin_project! {
+    /// A task that writes to a [`Gather`].
+    pub(crate) struct Gathering<F, S> {
+        #[pin]
+        task: F,
+        gather: Gather<S>,
+    }
 }
 
 impl<F, S> Gathering<F, S> {
     /// The task itself.
-    pub(crate) fn task(&mut self) -> Pin<&mut F> {
-        self.task.as_mut()
+    pub(crate) fn task(self: Pin<&mut Self>) -> Pin<&mut F> {
+        self.project().task
     }
 }
 
 impl<F: Future, S: AsyncWrite + Unpin> Future for Gathering<F, S> {
     type Output = F::Output;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let polled = self.task.as_mut().poll(cx);
-        let mut inner = self.gather.0.borrow_mut();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let polled = this.task.poll(cx);
+        let mut inner = this.gather.0.borrow_mut();
         if !inner.waiting.is_empty() {
             // Pending: the stream wakes this task when it takes more.
             if let Poll::Ready(Err(e)) = inner.poll_drain(cx) {
@@ -182,15 +187,15 @@ mod tests {
     async fn what_is_written_is_flushed_when_the_task_rests() {
         let (near, mut far) = duplex(1024);
         let mut gather = Gather::new(near);
-        let mut task = gather.clone().gathering(async move {
+        let task = gather.clone().gathering(async move {
             gather.write_all(b"a").await.unwrap();
             gather.write_all(b"b").await.unwrap();
             std::future::pending::<()>().await;
         });
         let mut got = [0; 2];
         tokio::select! {
-            () = &mut task => unreachable!("it rests"),
-            read = far.read_exact(&mut got) => _ = read.unwrap(),
+            () = task => unreachable!("it rests"),
+            read = far.read_exact(&mut got) => drop(read.unwrap()),
         }
         assert_eq!(&got, b"ab");
     }

@@ -1,1 +1,189 @@
+//! The data plane: a node through which every call to an agent passes.
+//!
+//! It follows the control plane's directory of agents, chooses whom to ask, carries the call over long-lived
+//! HTTP/2 connections, bounds it in time, and records how it went. To callers it is any agent
+//! (`parallax.confidence.ConfidenceAgent`, routed by metadata); to the control plane's drivers it is
+//! `parallax.dataplane.v1.DataPlane`.
+//!
+//! It is not a place for decisions about runs, knows no pattern, and keeps nothing on disk.
+//!
+//! The way of a call: `server` accepts a connection on one worker, `services` decides who may call what,
+//! `proxy` or `fanout` says whom the call is for, `call` chooses (`directory`, `balance`, `breaker`) and sends
+//! (`pool`, `upload`), and what was seen goes to `vitals` and `tracker`.
+//!
+//! Invariants:
+//! - The data plane never imports the control plane; they meet over gRPC.
+//! - A proxied message is never decoded, never held as a whole, and never changed.
+//! - No lock is taken on the path of a call. A worker's state is its thread's own; what workers share are
+//!   snapshots that are replaced, and atomics.
+//! - No call waits for the control plane: while it is away the last directory serves on.
+//! - No call is sent twice unless the agent provably never saw it.
+//! - Every call that was let in is settled exactly once, the dropped ones included: a breaker's probe, a count
+//!   of calls in flight, and a connection are never leaked.
+//! - A deadline needs no cooperation of the agent, and cancelling a call reaches it.
+//! - The tenant of a call comes from the caller's certificate; only the control plane speaks for others.
 
+mod balance;
+mod breaker;
+mod call;
+mod channel;
+mod config;
+mod directory;
+mod error;
+mod fanout;
+mod gather;
+mod local;
+mod pool;
+mod proxy;
+mod scan;
+mod server;
+mod services;
+mod tracker;
+mod upload;
+mod vitals;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use parallax_proto::dataplane::v1::data_plane_server::SERVICE_NAME;
+use parallax_runtime::{env::Env, lifecycle::Lifecycle, store::ConfidenceStore};
+use parallax_security::Tls;
+use parallax_telemetry::{Registry, admin::Readiness, metrics::DataPlaneMetrics};
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tracing::{error, info};
+
+pub use breaker::Policy;
+pub use config::Config;
+pub use error::Error;
+
+use directory::{Directory, follow::Follower};
+
+/// A running node. It runs until its lifecycle stops, whether this handle is kept or not.
+#[derive(Debug)]
+pub struct DataPlane {
+    grpc: SocketAddr,
+    admin: SocketAddr,
+    readiness: Readiness,
+    registry: Arc<Registry>,
+}
+
+impl DataPlane {
+    /// Takes the ports and starts the node's workers and tasks under `life`. Needs a tokio runtime, for all
+    /// but the workers. The control plane need not be there yet.
+    ///
+    /// When `life` stops the node accepts no more, says goodbye to its callers, lets calls in flight end for
+    /// [`Config::drain`], and stores the samples that are left.
+    ///
+    /// # Errors
+    /// An address that is taken or not this machine's, a setting that cannot be, no more threads.
+    pub async fn bind(
+        config: Config,
+        tls: Tls,
+        env: Arc<dyn Env>,
+        confidence: Arc<dyn ConfidenceStore>,
+        life: &Lifecycle,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        let config = Arc::new(config);
+        let mut registry = Registry::default();
+        let metrics = DataPlaneMetrics::new(&mut registry);
+        let registry = Arc::new(registry);
+        let directory = Arc::new(Directory::new());
+        let readiness = Readiness::new();
+        let joining = readiness.block("directory");
+
+        let (grpc, listeners) = server::listen("gRPC port", config.grpc, config.workers)?;
+        let (admin, mut admin_listener) = server::listen("admin port", config.admin, 1)?;
+        let admin_listener = admin_listener.pop().expect("one was asked for");
+        let admin_listener = tokio::net::TcpListener::from_std(admin_listener)
+            .map_err(|source| Error::Listen { what: "admin port", addr: admin, source })?;
+
+        let (recorder, tracker) =
+            tracker::tracker(config.sample_queue, confidence, env.clone(), metrics.clone());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        for service in HEALTH_SERVICES {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let worker = server::Worker {
+                config: config.clone(),
+                tls: tls.clone(),
+                env: env.clone(),
+                directory: directory.clone(),
+                recorder: recorder.clone(),
+                routes: Routes::new(health_service.clone()),
+                life: life.clone(),
+            };
+            worker.start(number, listener)?;
+        }
+        // The workers hold the others: when the last of them has stopped the tracker does.
+        drop(recorder);
+        life.spawn("data-plane tracker", tracker.run());
+        life.spawn("data-plane health", report_health(health, readiness.clone(), life.clone()));
+
+        let router = services::admin(readiness.clone(), registry.clone(), directory.clone());
+        let stopping = life.stopping();
+        life.spawn("data-plane admin", async move {
+            if let Err(e) = axum::serve(admin_listener, router).with_graceful_shutdown(stopping).await {
+                error!("the admin port failed: {e}");
+            }
+        });
+        let follower = Follower {
+            advertise: config.advertise.clone().unwrap_or_else(|| grpc.to_string()),
+            config,
+            tls,
+            env,
+            directory,
+            metrics,
+            joining: Some(joining),
+        };
+        life.spawn_until_stopped("data-plane directory", follower.run());
+        info!(%grpc, %admin, "data plane listens");
+        Ok(Self { grpc, admin, readiness, registry })
+    }
+
+    /// Where callers reach the node.
+    #[must_use]
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where operators reach it.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Not ready before the first directory has come.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// What the node counts, as `/metrics` shows it.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+}
+
+/// What gRPC health checks ask about: the node, and its service.
+const HEALTH_SERVICES: [&str; 2] = ["", SERVICE_NAME];
+
+async fn report_health(health: tonic_health::server::HealthReporter, readiness: Readiness, life: Lifecycle) {
+    tokio::select! {
+        () = readiness.ready() => {}
+        () = life.stopping() => {}
+    }
+    if !life.is_stopping() {
+        for service in HEALTH_SERVICES {
+            health.set_service_status(service, ServingStatus::Serving).await;
+        }
+        life.stopping().await;
+    }
+    let mut health = health;
+    for service in HEALTH_SERVICES {
+        // Ends the watches too, which would hold up the drain.
+        health.clear_service_status(service).await;
+    }
+}

@@ -42,6 +42,8 @@ use crate::{
 pub(crate) const WINDOWS: (u32, u32) = (128 * 1024, 8 * 1024 * 1024);
 /// How long an agent may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Cancelled calls of which a connection remembers that an answer may still come.
+const CROSSING: usize = 1024;
 /// How often a call that was never processed is sent again.
 const RESENDS: u32 = 2;
 
@@ -163,7 +165,8 @@ impl Pool {
         loop {
             let best = self.best();
             let crowded = |c: &Rc<Connection>| c.in_flight.get() >= config.streams_per_connection;
-            let wanted = best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent;
+            let wanted =
+                best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent;
             let connecting = if wanted { self.connecting(probe && !dialled) } else { None };
             // With any connection at all a call does not wait for another.
             if let Some(connection) = best {
@@ -229,7 +232,10 @@ impl Pool {
                 let (first, longest) = self.dialer.config.connect_backoff;
                 let pause = backoff.as_ref().map_or(first, |before| (before.pause * 2).min(longest));
                 let until = Instant::now() + jitter(pause, self.dialer.env.random());
-                info!(agent = self.entry.agent.key.id, "cannot connect to {}: {cause}", self.entry.agent.endpoint);
+                info!(
+                    agent = self.entry.agent.key.id,
+                    "cannot connect to {}: {cause}", self.entry.agent.endpoint
+                );
                 *backoff = Some(Backoff { until, pause, cause });
             }
         }
@@ -237,11 +243,7 @@ impl Pool {
 }
 
 impl Dialer {
-    async fn connect(
-        &self,
-        entry: &Arc<Entry>,
-        pool: &Weak<Pool>,
-    ) -> Result<SendRequest<Sending>, String> {
+    async fn connect(&self, entry: &Arc<Entry>, pool: &Weak<Pool>) -> Result<SendRequest<Sending>, String> {
         let endpoint = &entry.agent.endpoint;
         let stream = match &entry.expect {
             Some(expect) => self.tls.connect(endpoint, expect).await,
@@ -253,6 +255,9 @@ impl Dialer {
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
+            // Answers that cross a cancellation of ours are no offence of the agent's.
+            .max_concurrent_reset_streams(CROSSING)
+            .max_local_error_reset_streams(None)
             .keep_alive_interval(self.config.keepalive)
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(gather))

@@ -15,7 +15,6 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use parallax_runtime::{DEFAULT_TENANT, error::status, wire};
 use parallax_security::{Kind, Peer};
-use parallax_telemetry::propagate;
 use tracing::Instrument;
 
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
     error::Failure,
     scan::Scanner,
     services::Reply,
-    upload::Upload,
+    upload::{Upload, discard},
 };
 
 /// Everything below it is proxied.
@@ -72,7 +71,11 @@ impl Origin {
 }
 
 /// Answers one request for an agent, failures included.
-pub(crate) async fn proxy(caller: Rc<Caller>, origin: &Origin, request: Request<Incoming>) -> Response<Reply> {
+pub(crate) async fn proxy(
+    caller: Rc<Caller>,
+    origin: &Origin,
+    request: Request<Incoming>,
+) -> Response<Reply> {
     match forward(caller, origin, request).await {
         Ok(response) => response,
         Err(failure) => status(&failure).into_http(),
@@ -87,8 +90,14 @@ async fn forward(
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let scanned = matches!(path.as_str(), ANALYZE | STREAM_ANALYZE);
-    let call = begin(&caller, origin, &mut head.headers, scanned.then(About::default))?;
-    propagate::extract(&head.headers, &call.span);
+    let call = match begin(&caller, origin, &mut head.headers, scanned.then(About::default)) {
+        Ok(call) => call,
+        Err(failure) => {
+            discard(body);
+            return Err(failure);
+        }
+    };
+    call.continue_trace(&head.headers);
     head.headers.insert(CLIENT_ID, origin.client_id.clone());
     let span = call.span.clone();
     let sent = call.send(path, head.headers, Upload::streamed(body)).instrument(span).await;

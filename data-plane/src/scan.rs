@@ -23,7 +23,10 @@ enum At {
     Varint,
     Length,
     Skip(u32),
-    Fixed { bytes: u8, wanted: bool },
+    Fixed {
+        bytes: u8,
+        wanted: bool,
+    },
     /// In a message that cannot be read: compressed, or not the contract.
     Opaque,
 }
@@ -100,7 +103,11 @@ impl Scanner {
             At::Skip(n) => {
                 let used = (n as usize).min(bytes.len());
                 let rest = n - u32::try_from(used).expect("at most n");
-                if rest == 0 { self.go(At::Key) } else { self.at = At::Skip(rest) }
+                if rest == 0 {
+                    self.go(At::Key)
+                } else {
+                    self.at = At::Skip(rest)
+                }
                 used
             }
             At::Fixed { bytes: wide, wanted } => {

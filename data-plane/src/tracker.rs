@@ -77,8 +77,9 @@ impl Tracker {
         let mut batch = Vec::with_capacity(BATCH.0);
         while self.queue.recv_many(&mut batch, BATCH.0).await > 0 {
             let fill = async {
-                while batch.len() < BATCH.0 {
-                    if self.queue.recv_many(&mut batch, BATCH.0 - batch.len()).await == 0 {
+                loop {
+                    let room = BATCH.0 - batch.len();
+                    if room == 0 || self.queue.recv_many(&mut batch, room).await == 0 {
                         break;
                     }
                 }
@@ -126,4 +127,89 @@ fn sample(seen: Seen, id: String) -> Sample {
 /// Microseconds, saturating.
 pub(crate) fn micros(took: Duration) -> u64 {
     u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use parallax_proto::{controlplane::v1 as wire, registry::AgentRegistration};
+    use parallax_runtime::{
+        env::Simulated,
+        store::{Result, SampleQuery, StoreError},
+    };
+    use parallax_telemetry::Registry;
+    use std::sync::Mutex;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{breaker::Policy, directory::Book};
+
+    /// Fails so often, then keeps what it is given.
+    #[derive(Default)]
+    struct Shaky {
+        failures: Mutex<u32>,
+        batches: Mutex<Vec<Vec<Sample>>>,
+    }
+
+    #[async_trait]
+    impl ConfidenceStore for Shaky {
+        async fn append(&self, samples: &[Sample]) -> Result<()> {
+            let mut failures = self.failures.lock().unwrap();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err(StoreError::Failed("disk full".to_owned()));
+            }
+            self.batches.lock().unwrap().push(samples.to_vec());
+            Ok(())
+        }
+
+        async fn query(&self, _: &SampleQuery) -> Result<Vec<Sample>> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn seen(metrics: &DataPlaneMetrics) -> Seen {
+        let mut book = Book::new(Policy::default(), Duration::ZERO, metrics.clone());
+        let registration = AgentRegistration { id: "a".into(), endpoint: "h:1".into(), ..Default::default() };
+        let record = wire::AgentRecord {
+            tenant: "t".into(),
+            registration: Some(registration),
+            transport: wire::Transport::Mtls.into(),
+        };
+        book.upsert(record, Instant::now()).unwrap();
+        let snapshot = book.snapshot(1, Instant::now());
+        Seen {
+            entry: snapshot.entries().next().unwrap().clone(),
+            about: About::default(),
+            outcome: CallOutcome::Answered,
+            confidence: Confidence::stated(0.5),
+            took: Duration::from_millis(3),
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// What a store that fails so often has in the end of so many samples, in a queue of 1200; and the losses.
+    async fn run(failures: u32, samples: usize) -> (Vec<usize>, u64) {
+        let store = Arc::new(Shaky { failures: Mutex::new(failures), ..Shaky::default() });
+        let metrics = DataPlaneMetrics::new(&mut Registry::default());
+        let (recorder, tracker) = tracker(1200, store.clone(), Arc::new(Simulated::new(1)), metrics.clone());
+        // Nobody takes them yet: what is too much is lost, and nothing waits.
+        (0..samples).for_each(|_| recorder.record(seen(&metrics)));
+        drop(recorder);
+        tracker.run().await;
+        let batches = store.batches.lock().unwrap();
+        (batches.iter().map(Vec::len).collect(), metrics.confidence_samples_dropped.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn samples_go_in_batches_and_what_the_queue_cannot_hold_is_counted() {
+        assert_eq!(run(0, 1100).await, (vec![500, 500, 100], 0));
+        assert_eq!(run(0, 1300).await, (vec![500, 500, 200], 100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_batch_is_tried_again_and_given_up_in_the_end() {
+        assert_eq!(run(TRIES - 1, 10).await, (vec![10], 0));
+        assert_eq!(run(TRIES, 600).await, (vec![100], 500));
+    }
 }

@@ -5,17 +5,23 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use tokio::{task::spawn_local, time::timeout};
 
 /// How much of what was sent is kept for a second attempt. Bytes.
 const KEPT: usize = 64 * 1024;
+
+/// How much of what nobody needs is taken from a caller, in bytes, and for how long.
+const DISCARD: (usize, Duration) = (64 * 1024, Duration::from_secs(5));
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -76,7 +82,9 @@ impl Upload {
     /// The call has ended: the agent need not wait for the rest.
     pub(crate) fn end(&self) {
         self.attempt.set(u32::MAX);
-        self.source.borrow_mut().take();
+        if let Some(rest) = self.source.borrow_mut().take() {
+            discard(rest);
+        }
         self.wake();
     }
 
@@ -97,6 +105,25 @@ impl Upload {
         self.kept.borrow_mut().push(data.clone());
         true
     }
+}
+
+/// Takes what a caller still sends after it has its answer, within bounds.
+///
+/// Dropping it would reset the stream, and what is under way on a stream that was reset counts as an error of
+/// the connection: h2 closes one with too many of them, and all the calls on it.
+pub(crate) fn discard(mut rest: Incoming) {
+    if rest.is_end_stream() {
+        return;
+    }
+    spawn_local(timeout(DISCARD.1, async move {
+        let mut taken = 0;
+        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {
+            taken += frame.data_ref().map_or(0, Bytes::len);
+            if taken > DISCARD.0 {
+                break;
+            }
+        }
+    }));
 }
 
 /// One attempt's body.

@@ -71,14 +71,22 @@ impl Vitals {
             self.confidence.store(confidence.get().to_bits(), Relaxed);
             self.metrics.confidence.observe(confidence.get());
         }
-        // A call that was given up took no time of the agent's own choosing.
-        if outcome != CallOutcome::Cancelled {
-            let micros = took.as_secs_f64() * 1e6;
-            let before = f64::from_bits(self.latency.load(Relaxed));
-            let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
-            // Two cores may overwrite each other: an average bears that.
-            self.latency.store(after.to_bits(), Relaxed);
+        let micros = took.as_secs_f64() * 1e6;
+        let before = f64::from_bits(self.latency.load(Relaxed));
+        // A call that was given up would have taken longer: it never makes the agent look faster.
+        let given_up = matches!(outcome, CallOutcome::Cancelled | CallOutcome::DeadlineExceeded);
+        if given_up && (before.is_nan() || micros < before) {
+            return;
         }
+        let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
+        // Two cores may overwrite each other: an average bears that.
+        self.latency.store(after.to_bits(), Relaxed);
+    }
+
+    /// Whether a deadline is shorter than the agent's answers usually take: missing it is no failure of the
+    /// agent's, or a caller in a hurry could have it ejected for everybody.
+    pub(crate) fn usually_slower_than(&self, deadline: Duration) -> bool {
+        f64::from_bits(self.latency.load(Relaxed)) > deadline.as_secs_f64() * 1e6
     }
 
     /// The call was not sent.
@@ -145,4 +153,32 @@ pub(crate) struct View {
     consecutive_failures: u16,
     last_confidence: Option<f64>,
     ewma_latency_ms: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_telemetry::{Registry, metrics::DataPlaneMetrics};
+
+    use super::*;
+
+    #[test]
+    fn a_hurried_caller_makes_an_agent_neither_fast_nor_sick() {
+        let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
+        let vitals = Vitals::new(Policy::default(), metrics, Instant::now());
+        let (hasty, patient) = (Duration::from_millis(1), Duration::from_millis(200));
+        let end = |outcome, took| {
+            vitals.call_began();
+            vitals.call_ended(outcome, Verdict::Silent, None, took);
+        };
+        end(CallOutcome::DeadlineExceeded, hasty);
+        assert!(!vitals.usually_slower_than(hasty), "nothing is known of it yet");
+        end(CallOutcome::Answered, Duration::from_millis(100));
+        (0..1000).for_each(|_| end(CallOutcome::DeadlineExceeded, hasty));
+        assert!(vitals.usually_slower_than(hasty));
+        // One that hangs looks slower with each deadline, and never slower than that.
+        (0..1000).for_each(|_| end(CallOutcome::DeadlineExceeded, patient));
+        assert!(vitals.usually_slower_than(Duration::from_millis(199)));
+        assert!(!vitals.usually_slower_than(patient + hasty));
+        assert_eq!(vitals.load(), 0);
+    }
 }

@@ -57,6 +57,9 @@ const TABLE: &[Row] = &[
     row("/parallax.confidence.ConfidenceAgent/*", ANYONE),
     row("/grpc.health.v1.*", ANYONE),
     row("/grpc.reflection.*", ANYONE),
+    row("/health*", ANYONE),
+    row("/metrics", ANYONE),
+    row("/api/*", &[Operator, Agent]),
 ];
 
 /// Whether `peer` may call `method` (`/package.Service/Method`). Costs no allocation when it may.

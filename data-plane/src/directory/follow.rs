@@ -69,7 +69,11 @@ impl Follower {
         }
     }
 
-    async fn follow(&mut self, book: &mut Book, followed: &mut bool) -> Result<std::convert::Infallible, Break> {
+    async fn follow(
+        &mut self,
+        book: &mut Book,
+        followed: &mut bool,
+    ) -> Result<std::convert::Infallible, Break> {
         let mut silence = self.config.first_heartbeat;
         let mut stream = timeout(silence, self.open()).await.map_err(|_| Break::Silent(silence))??;
         loop {

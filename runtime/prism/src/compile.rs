@@ -406,6 +406,9 @@ impl<'a> Gen<'a> {
             if let StmtKind::Function(f) = resolve::exported(stmt) {
                 idents.extend(&f.name);
             }
+            if let StmtKind::Import(import) = &stmt.kind {
+                idents.extend(import.all.iter().chain(import.names.iter().map(|(_, ident)| ident)));
+            }
             for ident in idents {
                 if let Use::Var { var, .. } = self.use_of(ident)
                     && self.locs[var as usize] == Loc::Nowhere

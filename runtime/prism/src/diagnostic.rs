@@ -49,7 +49,7 @@ pub enum Severity {
 /// A second place that explains the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Related {
-    pub file: Arc<str>,
+    pub file: String,
     pub span: Span,
     pub line: u32,
     pub column: u32,
@@ -64,7 +64,7 @@ pub struct Diagnostic {
     pub severity: Severity,
     pub message: String,
     /// Name of the file that `span` is in.
-    pub file: Arc<str>,
+    pub file: String,
     pub span: Span,
     /// Of the start of `span`, from 1.
     pub line: u32,
@@ -127,10 +127,10 @@ impl Diagnostic {
     }
 }
 
-fn locate(span: Span, files: &[File]) -> (Arc<str>, (u32, u32)) {
+fn locate(span: Span, files: &[File]) -> (String, (u32, u32)) {
     match files.get(span.file as usize) {
-        Some(file) => (Arc::clone(&file.name), line_column(&file.source, span.start)),
-        None => (Arc::from(""), (1, 1)),
+        Some(file) => (file.name.to_string(), line_column(&file.source, span.start)),
+        None => (String::new(), (1, 1)),
     }
 }
 

@@ -179,7 +179,7 @@ impl Func {
         match &self.body {
             Body::Closure { info, .. } => &info.name,
             Body::Partial { native, .. } => native.name(),
-            Body::Graded { .. } => "confidence",
+            Body::Graded { .. } => "confidenceWrapper",
         }
     }
 
@@ -272,7 +272,7 @@ impl Val {
         match self {
             Val::Null | Val::Unset | Val::Uninit => false,
             Val::Bool(b) => *b,
-            Val::Num(x) => *x != 0.0 && !x.is_nan(),
+            Val::Num(x) => *x != 0.0,
             Val::Str(s) => !s.is_empty(),
             Val::Sure(sure) => sure.value.truthy(),
             _ => true,

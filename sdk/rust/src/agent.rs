@@ -148,7 +148,8 @@ impl Profile {
     pub(crate) fn check(&self) -> Result<(), String> {
         let scores = self.scores.iter().map(|(capability, score)| (capability.as_str(), *score));
         let stated = self.expertise.map(|level| ("expertise", level));
-        let default = self.registration.metadata.as_ref().map(|m| ("default_confidence", m.default_confidence));
+        let default =
+            self.registration.metadata.as_ref().map(|m| ("default_confidence", m.default_confidence));
         match scores.chain(stated).chain(default).find(|(_, number)| !(0.0..=1.0).contains(number)) {
             Some((name, number)) => Err(format!("{name} is {number}; give a number from 0 to 1")),
             None => Ok(()),

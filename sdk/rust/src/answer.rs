@@ -128,6 +128,9 @@ mod tests {
     #[test]
     fn long_errors_are_cut_at_a_character() {
         assert_eq!(AgentError::new("ä".repeat(2000)).to_string(), "ä".repeat(512));
-        assert_eq!(AgentError::from("x".parse::<u8>().unwrap_err()).to_string(), "invalid digit found in string");
+        assert_eq!(
+            AgentError::from("x".parse::<u8>().unwrap_err()).to_string(),
+            "invalid digit found in string"
+        );
     }
 }

@@ -1,10 +1,11 @@
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use parallax_runtime::error::{Code, Coded};
 use parallax_security as security;
 
-/// Everything that can keep an agent or a client from working. Each text says what to do.
-#[derive(Debug, thiserror::Error)]
+/// Everything that can keep an agent or a client from working. Each text says what to do, and is what `main`
+/// prints when it returns the error.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Nothing says which certificates to use.
@@ -21,7 +22,9 @@ pub enum Error {
     #[error(transparent)]
     Security(#[from] security::Error),
     /// A certificate that names somebody else.
-    #[error("the certificate is {found}'s, not the agent's: use one for spiffe://parallax/<tenant>/agent/{agent}")]
+    #[error(
+        "the certificate is {found}'s, not the agent's: use one for spiffe://parallax/<tenant>/agent/{agent}"
+    )]
     WrongCertificate { agent: String, found: security::Identity },
     /// The agent's port.
     #[error("{0}")]
@@ -40,6 +43,12 @@ pub enum Error {
     Drain(Duration),
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
@@ -48,9 +57,10 @@ impl Coded for Error {
                 security::Code::Refused => Code::PermissionDenied,
                 security::Code::Unavailable => Code::Unavailable,
             },
-            Self::NoAuthority { .. } | Self::Setting { .. } | Self::WrongCertificate { .. } | Self::Listen(_) => {
-                Code::InvalidArgument
-            }
+            Self::NoAuthority { .. }
+            | Self::Setting { .. }
+            | Self::WrongCertificate { .. }
+            | Self::Listen(_) => Code::InvalidArgument,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::Drain(_) => Code::DeadlineExceeded,
             Self::Refused { status, .. } | Self::Call { status, .. } => match status.code() {

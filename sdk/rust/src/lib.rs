@@ -11,7 +11,8 @@
 //! Invariants:
 //! - Whatever an agent does (panics, hangs, errs) concerns one call and never its neighbours.
 //! - A confidence that leaves an agent is from 0 to 1, or was not stated.
-//! - Outside [`TlsOptions::Plaintext`], only data-plane nodes and operators of the same authority are served.
+//! - Outside [`TlsOptions::Plaintext`], only data-plane nodes and the tenant's operators are served,
+//!   named by certificates of the same authority.
 //! - On shutdown the agent leaves the registry before it stops to take calls, and finishes those it has taken.
 //! - An agent stays registered for as long as it runs, whatever the control plane goes through.
 
@@ -21,6 +22,7 @@ mod client;
 mod error;
 mod link;
 mod registration;
+mod running;
 mod server;
 mod service;
 mod task;
@@ -32,9 +34,11 @@ pub use async_trait::async_trait;
 pub use client::{Client, Reply, To};
 pub use error::Error;
 pub use parallax_proto as proto;
+pub use parallax_runtime::confidence::Confidence;
 pub use parallax_security::Files;
+pub use running::Handle;
 pub use serde_json::{Value as Json, json};
-pub use server::{Handle, Server, serve};
+pub use server::{Server, serve};
 pub use task::Task;
 pub use tls::TlsOptions;
 

@@ -59,9 +59,15 @@ impl Task {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether nobody waits for the answer any more. Futures need not ask, they are dropped; threads do.
+    /// Whether nobody waits for the answer any more. The future of [`Agent::analyze`](crate::Agent::analyze)
+    /// need not ask, it is dropped; what it has started elsewhere does.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.is_cancelled()
+    }
+
+    /// Resolves when nobody waits for the answer any more.
+    pub async fn cancelled(&self) {
+        self.cancelled.cancelled().await;
     }
 }

@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn the_environment_is_read_in_order() {
-        let (ca, cert, key) = (("PARALLAX_TLS_CA", "a"), ("PARALLAX_TLS_CERT", "b"), ("PARALLAX_TLS_KEY", "c"));
+        let (ca, cert, key) =
+            (("PARALLAX_TLS_CA", "a"), ("PARALLAX_TLS_CERT", "b"), ("PARALLAX_TLS_KEY", "c"));
         let (plain, home) = (("PARALLAX_TLS", "plaintext"), ("HOME", "/h"));
         let files = Files { ca: "a".into(), cert: "b".into(), key: "c".into() };
         assert_eq!(read(&[ca, cert, key, plain]), Ok(TlsOptions::Files(files)));

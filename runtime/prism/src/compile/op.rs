@@ -88,7 +88,8 @@ pub(crate) enum Op {
 
     NewArray { dst: Reg, first: Reg, n: u16 },
     Extend { arr: Reg, first: Reg, n: u16 },
-    SpreadInto { arr: Reg, src: Reg },
+    /// `args`: into the arguments of a call.
+    SpreadInto { args: bool, arr: Reg, src: Reg },
     /// `dst = [...src, first…]`, in place if `dst` is `src` and nobody else holds it.
     Append { dst: Reg, first: Reg, n: u16 },
     /// If `arr` is an array, push in place and skip `skip` instructions, the general call.

@@ -205,6 +205,12 @@ impl Resolver<'_> {
                 self.out.uses[ident.id as usize] = Use::Var { var, check: false };
                 self.out.vars[var as usize].assigned = true;
             }
+            // A parameter is no declaration: `let` takes its place.
+            Some((var, State::Declared)) if self.is_plain_param(var) && kind != VarKind::Param => {
+                self.out.uses[ident.id as usize] = Use::Var { var, check: false };
+                let var = &mut self.out.vars[var as usize];
+                (var.assigned, var.kind) = (true, kind);
+            }
             Some((var, State::Declared)) => {
                 self.out.uses[ident.id as usize] = Use::Redeclared(var);
                 self.out.redeclared.push((*ident, var));
@@ -219,6 +225,10 @@ impl Resolver<'_> {
 
     fn is_function(&self, var: VarId) -> bool {
         self.out.vars[var as usize].kind == VarKind::Function
+    }
+
+    fn is_plain_param(&self, var: VarId) -> bool {
+        self.out.vars[var as usize].kind == VarKind::Param
     }
 
     fn set_state(&mut self, name: Symbol, var: VarId, state: State) {
@@ -413,6 +423,8 @@ impl Resolver<'_> {
                     r.scoped(|r| {
                         r.declare(item, VarKind::Let, State::Declared);
                         index.iter().for_each(|i| r.declare(i, VarKind::Let, State::Declared));
+                        r.shared(item);
+                        index.iter().for_each(|i| r.shared(i));
                         r.scoped(|r| r.stmt(body));
                     });
                 });
@@ -467,6 +479,13 @@ impl Resolver<'_> {
         }
     }
 
+    /// A loop has one variable for all its turns, so what captures it sees it change.
+    fn shared(&mut self, ident: &Ident) {
+        if let Use::Var { var, .. } = self.out.uses[ident.id as usize] {
+            self.out.vars[var as usize].assigned = true;
+        }
+    }
+
     fn is_top(&self) -> bool {
         let func = self.func();
         self.out.mains.contains(&func) && self.at_top(func)
@@ -517,6 +536,8 @@ impl Resolver<'_> {
         match target {
             Target::Name(ident) => self.declare(ident, kind, State::Declared),
             Target::Pattern(pattern) => {
+                // What a pattern takes apart is declared, parameter or not.
+                let kind = if kind == VarKind::Param { VarKind::Let } else { kind };
                 self.pattern_exprs(pattern);
                 let mut idents = Vec::new();
                 pattern.names(&mut idents);

@@ -4,15 +4,15 @@ use super::text::{leading_number, text};
 use super::{Func, Object, Val};
 use std::sync::Arc;
 
-/// `===`: kind and content, confidences ignored at every depth.
+/// `===`: kind and content. The outer confidences are ignored, those of elements are part of the content.
 pub(crate) fn strict_equal(a: &Val, b: &Val) -> bool {
     match (a.plain(), b.plain()) {
         (Val::Null, Val::Null) => true,
         (Val::Bool(a), Val::Bool(b)) => a == b,
         (Val::Num(a), Val::Num(b)) => a == b,
         (Val::Str(a), Val::Str(b)) => a == b,
-        (Val::Arr(a), Val::Arr(b)) => Arc::ptr_eq(a, b) || all_equal(a.items(), b.items(), strict_equal),
-        (Val::Obj(a), Val::Obj(b)) => Arc::ptr_eq(a, b) || same_entries(a, b, strict_equal),
+        (Val::Arr(a), Val::Arr(b)) => Arc::ptr_eq(a, b) || all_identical(a.items(), b.items()),
+        (Val::Obj(a), Val::Obj(b)) => Arc::ptr_eq(a, b) || same_entries(a, b),
         (a @ (Val::Func(_) | Val::Native(_)), b @ (Val::Func(_) | Val::Native(_))) => {
             function_name(a) == function_name(b)
         }
@@ -20,12 +20,12 @@ pub(crate) fn strict_equal(a: &Val, b: &Val) -> bool {
     }
 }
 
-fn all_equal(a: &[Val], b: &[Val], same: fn(&Val, &Val) -> bool) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+fn all_identical(a: &[Val], b: &[Val]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| identical(a, b))
 }
 
-fn same_entries(a: &Object, b: &Object, same: fn(&Val, &Val) -> bool) -> bool {
-    a.len() == b.len() && a.entries().all(|(key, x)| b.get(key).is_some_and(|y| same(x, y)))
+fn same_entries(a: &Object, b: &Object) -> bool {
+    a.len() == b.len() && a.entries().all(|(key, x)| b.get(key).is_some_and(|y| identical(x, y)))
 }
 
 fn function_name(f: &Val) -> &str {
@@ -67,16 +67,9 @@ fn as_number(v: &Val) -> Option<f64> {
     }
 }
 
-/// Equality of [`super::Value`]: nothing is overlooked, confidences included.
+/// Nothing is overlooked, the outer confidences included.
 pub(crate) fn identical(a: &Val, b: &Val) -> bool {
-    if a.confidence() != b.confidence() {
-        return false;
-    }
-    match (a.plain(), b.plain()) {
-        (Val::Arr(a), Val::Arr(b)) => Arc::ptr_eq(a, b) || all_equal(a.items(), b.items(), identical),
-        (Val::Obj(a), Val::Obj(b)) => Arc::ptr_eq(a, b) || same_entries(a, b, identical),
-        (a, b) => strict_equal(a, b),
-    }
+    a.confidence() == b.confidence() && strict_equal(a, b)
 }
 
 /// `value instanceof "kind"`; `None` if there is no such kind.

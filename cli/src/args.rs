@@ -1,0 +1,202 @@
+//! What can be typed.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand};
+use parallax_runtime::config::Flag;
+
+/// Control plane and data plane for AI agents.
+#[derive(Parser)]
+#[command(name = "parallax", version, max_term_width = 100)]
+pub struct Args {
+    /// Where certificates and stores are kept [default: ~/.parallax]
+    #[arg(long, global = true, env = "PARALLAX_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Settings, TOML; `parallax config show` prints all there are
+    #[arg(long, global = true, env = "PARALLAX_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The control plane's HTTP API [default: that of the instance in the data directory]
+    #[arg(long, global = true, env = "PARALLAX_API_URL", value_name = "URL")]
+    pub api_url: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start the planes: both in one process, unless told otherwise
+    Start(Start),
+    /// Stop the instance that runs in the data directory
+    Stop,
+    /// Whether the planes run, and what they hold
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a pattern
+    Run(Run),
+    /// Look at agents
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Look at patterns, and check files
+    #[command(subcommand)]
+    Pattern(Pattern),
+    /// Look at runs
+    #[command(subcommand)]
+    Runs(Runs),
+    /// Look at settings
+    #[command(subcommand)]
+    Config(Config),
+    /// Three agents tell the languages of real sentences, and a pattern decides
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Leave the planes and the agents running until Ctrl-C
+        #[arg(long)]
+        keep: bool,
+    },
+    /// One of the demo's agents
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoAgent { engine: String },
+}
+
+#[derive(clap::Args, Default)]
+pub struct Start {
+    /// Return once it is ready, and leave it running
+    #[arg(short, long)]
+    pub detached: bool,
+    #[arg(long, conflicts_with = "data_plane_only")]
+    pub control_plane_only: bool,
+    #[arg(long)]
+    pub data_plane_only: bool,
+    /// HTTP port of the control plane [default: 3000]
+    #[arg(long, env = "PORT", value_name = "PORT")]
+    pub http: Option<String>,
+    /// gRPC port of the control plane [default: 50051]
+    #[arg(long, env = "GRPC_PORT", value_name = "PORT")]
+    pub grpc: Option<String>,
+    /// gRPC port of the data plane [default: 50052]
+    #[arg(long, value_name = "PORT")]
+    pub data_plane_grpc: Option<String>,
+    /// Admin port of the data plane [default: 3001]
+    #[arg(long, value_name = "PORT")]
+    pub data_plane_admin: Option<String>,
+    /// Patterns beside or in place of the embedded ones
+    #[arg(long, value_name = "DIR")]
+    pub patterns: Option<String>,
+}
+
+impl Start {
+    /// As settings.
+    #[must_use]
+    pub fn flags(&self) -> Vec<Flag<'static>> {
+        // A bare port listens on loopback; anything else is an address of its own.
+        let addr = |text: &String| match text.parse::<u16>() {
+            Ok(port) => format!("127.0.0.1:{port}"),
+            Err(_) => text.clone(),
+        };
+        let flags = [
+            ("--http", "control_plane.http", self.http.as_ref().map(addr)),
+            ("--grpc", "control_plane.grpc", self.grpc.as_ref().map(addr)),
+            ("--data-plane-grpc", "data_plane.grpc", self.data_plane_grpc.as_ref().map(addr)),
+            ("--data-plane-admin", "data_plane.admin", self.data_plane_admin.as_ref().map(addr)),
+            ("--patterns", "control_plane.patterns", self.patterns.clone()),
+        ];
+        flags.into_iter().filter_map(|(name, key, value)| Some((name, key, value?))).collect()
+    }
+}
+
+#[derive(clap::Args)]
+pub struct Run {
+    /// Its name, in any of the three spellings
+    pub pattern: String,
+    /// The input, JSON
+    #[arg(short, long, value_name = "JSON", conflicts_with = "file")]
+    pub input: Option<String>,
+    /// A file with the input, JSON; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Exit with 4 if the result's confidence is below this
+    #[arg(long, value_name = "0..1", value_parser = parse_confidence)]
+    pub min_confidence: Option<f64>,
+    /// How long the run may take: 500ms, 30s, 5m
+    #[arg(long, value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Print the whole execution
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Agent {
+    /// All registered agents
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Pattern {
+    /// All patterns
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// One pattern's script
+    Show { name: String },
+    /// Check pattern files; needs no control plane
+    Validate {
+        /// A .prism file, or a directory of such
+        path: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Runs {
+    /// Runs, the newest first
+    List {
+        #[arg(long, default_value_t = 20)]
+        limit: u64,
+        /// running, completed, failed or cancelled
+        #[arg(long)]
+        status: Option<String>,
+        #[arg(long)]
+        pattern: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// One run with its journal
+    Show {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Config {
+    /// Every setting, its value, and where that comes from
+    Show,
+}
+
+fn parse_confidence(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|c| (0.0..=1.0).contains(c));
+    number.ok_or_else(|| "a confidence is a number from 0 to 1".to_owned())
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "give a number with its unit: 500ms, 30s, 5m".to_owned();
+    let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(unit);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit {
+        "ms" => number,
+        "s" => number.saturating_mul(1_000),
+        "m" => number.saturating_mul(60_000),
+        _ => return Err(wrong()),
+    };
+    if millis == 0 { Err("0 is no time at all".to_owned()) } else { Ok(Duration::from_millis(millis)) }
+}

@@ -1,0 +1,76 @@
+//! `parallax run`.
+
+use std::io::Read;
+
+use serde_json::{Value as Json, json};
+
+use super::print;
+use crate::{
+    api::Api,
+    args::{Args, Run},
+    exit::{Code, Exit, Result},
+    render::{confidence, micros, pretty, short, value},
+};
+
+pub(super) async fn run(args: &Args, run: &Run) -> Result {
+    if run.pattern.ends_with(".prism") {
+        let message = "a file is not run yet: put it into the pattern directory (`parallax start --patterns DIR`) and name it";
+        return Err(Exit::usage(message));
+    }
+    let input = input(run)?;
+    let mut options = json!({});
+    if let Some(timeout) = run.timeout {
+        options["timeout"] = json!(parallax_runtime::env::millis(timeout));
+    }
+    let mut api = Api::connect(args).await?;
+    let path = format!("/api/patterns/{}/execute", run.pattern);
+    let answer = api.post(&path, &json!({"input": input, "options": options})).await?;
+    let execution = &answer["execution"];
+    print(if run.json { pretty(execution) } else { report(execution) });
+    if execution["status"] != "completed" {
+        return Err(Exit::failed(format!("run {} {}: {}", value(&execution["id"]), value(&execution["status"]), value(&execution["error"]))));
+    }
+    let sure = execution["confidence"].as_f64();
+    match run.min_confidence {
+        Some(wanted) if sure.is_none_or(|sure| sure < wanted) => {
+            let found = sure.map_or_else(|| "none at all".to_owned(), |sure| format!("{sure:.2}"));
+            Err(Exit::new(Code::Unsure, format!("the result's confidence is {found}, below {wanted}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn input(run: &Run) -> Result<Json> {
+    let (text, origin) = match (&run.input, &run.file) {
+        (Some(text), _) => (text.clone(), "--input".to_owned()),
+        (None, None) => return Ok(Json::Null),
+        (None, Some(file)) if file.as_os_str() == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(|e| Exit::usage(format!("standard input: {e}")))?;
+            (text, "standard input".to_owned())
+        }
+        (None, Some(file)) => {
+            let name = file.display().to_string();
+            (std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("{name}: {e}")))?, name)
+        }
+    };
+    serde_json::from_str(&text).map_err(|e| Exit::usage(format!("{origin} is not JSON: {e}")))
+}
+
+/// What each agent said, then what was decided.
+pub(super) fn report(execution: &Json) -> String {
+    let mut lines = Vec::new();
+    for call in execution["calls"].as_array().into_iter().flatten() {
+        let took = micros(call["durationUs"].as_u64().unwrap_or(0));
+        let said = match call["error"]["message"].as_str() {
+            Some(message) => format!("failed ({}): {message}", value(&call["error"]["code"])),
+            None => format!("{} ~ {}", short(&value(&call["value"]), 100), confidence(&call["confidence"])),
+        };
+        lines.push(format!("  {:<24} {said}  [{took}]", value(&call["agentId"])));
+    }
+    if execution["status"] == "completed" {
+        lines.push(format!("{} ~ {}", value(&execution["result"]), confidence(&execution["confidence"])));
+    }
+    lines.push(format!("run {} {}", value(&execution["id"]), value(&execution["status"])));
+    lines.join("\n")
+}

@@ -1,0 +1,118 @@
+//! The instance that a data directory belongs to: one process at a time, found by others through its files.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use parallax_security::{Authority, Identity, Kind, Tls};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Exit, Result};
+
+/// Where the instance of a data directory is reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addresses {
+    pub pid: u32,
+    pub http: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
+    pub data_plane: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// A data directory that is ours until this is dropped.
+pub struct Owned {
+    dir: PathBuf,
+    _lock: File,
+}
+
+fn lock_file(dir: &Path) -> PathBuf {
+    dir.join("parallax.lock")
+}
+
+fn state_file(dir: &Path) -> PathBuf {
+    dir.join("instance.json")
+}
+
+impl Owned {
+    /// Makes the directory if it is not there, and takes it.
+    ///
+    /// # Errors
+    /// One that is taken, or cannot be written to.
+    pub fn take(dir: &Path) -> Result<Self> {
+        let unusable = |e: std::io::Error| {
+            Exit::usage(format!("data directory {} cannot be used: {e}; name another with --data-dir", dir.display()))
+        };
+        fs::create_dir_all(dir).map_err(unusable)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(lock_file(dir)).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                let who = read(dir).map(|a| format!(" (process {})", a.pid)).unwrap_or_default();
+                let dir = dir.display();
+                Err(Exit::failed(format!("an instance{who} already runs in {dir}; `parallax stop` ends it")))
+            }
+            Err(TryLockError::Error(e)) => Err(unusable(e)),
+        }
+    }
+
+    /// Tells others where we are. The file is whole or not there.
+    ///
+    /// # Errors
+    /// A directory that cannot be written to.
+    pub fn announce(&self, addresses: &Addresses) -> Result {
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+            file.write_all(&serde_json::to_vec_pretty(addresses)?)?;
+            file.persist(state_file(&self.dir))?;
+            Ok::<_, std::io::Error>(())
+        };
+        write().map_err(|e| Exit::failed(format!("{}: {e}", state_file(&self.dir).display())))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Gone with us; the lock says the same to whoever reads a stale one.
+        fs::remove_file(state_file(&self.dir)).ok();
+    }
+}
+
+/// The instance of a directory, if one runs there now.
+#[must_use]
+pub fn running(dir: &Path) -> Option<Addresses> {
+    let lock = File::options().write(true).open(lock_file(dir)).ok()?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => read(dir),
+        // Nobody holds it: what the file says is of a process that was killed.
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
+}
+
+fn read(dir: &Path) -> Option<Addresses> {
+    serde_json::from_slice(&fs::read(state_file(dir)).ok()?).ok()
+}
+
+/// Where the local authority is kept.
+#[must_use]
+pub fn authority_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("ca")
+}
+
+/// Certificates of the local authority for one of our own processes.
+///
+/// # Errors
+/// The authority's.
+pub fn local_tls(
+    authority: &Authority,
+    data_dir: &Path,
+    kind: Kind,
+    id: &str,
+    now: std::time::SystemTime,
+) -> parallax_security::Result<Tls> {
+    let identity = Identity::new(parallax_runtime::DEFAULT_TENANT, kind, id)?;
+    Tls::load(authority.bundle(&identity, &data_dir.join("tls"), now)?, now)
+}

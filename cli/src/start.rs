@@ -1,0 +1,316 @@
+//! `parallax start`: the life of a process that serves.
+
+use std::{io::Write, path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use parallax_control_plane::{Bounds, ControlPlane};
+use parallax_data_plane::DataPlane;
+use parallax_runtime::{
+    env::{Env, System},
+    lifecycle::Lifecycle,
+    store::Stores,
+};
+use parallax_security::{Authority, Files, Kind, Plaintext, Tls};
+use parallax_telemetry::{Config as TelemetryConfig, Format, Guard, init};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::{
+    args::{self, Args},
+    exit::{Exit, Result},
+    instance::{self, Addresses, Owned, authority_dir, local_tls},
+    settings::Settings,
+};
+
+/// How long the planes may take until they are ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often certificates are looked after: renewed when they are ours, read again when they are not.
+const CERTIFICATES: Duration = Duration::from_secs(60);
+/// How long telemetry may take to be flushed at the end.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Which parts a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Both,
+    ControlPlane,
+    DataPlane,
+}
+
+/// `parallax start`, to the end of the process's life.
+///
+/// # Errors
+/// Settings, a port, a directory, a certificate or a store that cannot be used.
+pub async fn run(args: &Args, start: &args::Start) -> Result {
+    if start.detached {
+        return detach(args).await;
+    }
+    let settings = Settings::load(args, &start.flags())?.settings;
+    let role = match (start.control_plane_only, start.data_plane_only) {
+        (true, _) => Role::ControlPlane,
+        (_, true) => Role::DataPlane,
+        _ => Role::Both,
+    };
+    let telemetry = telemetry(&settings)?;
+    let signals = shutdown_signal()?;
+    let planes = Planes::start(settings, role).await?;
+    print_addresses(&planes.addresses);
+    signals.await;
+    info!("stopping");
+    planes.stop().await;
+    telemetry.shutdown(FLUSH).map_err(Exit::failed)
+}
+
+/// The planes of this process, up and ready.
+pub struct Planes {
+    pub addresses: Addresses,
+    life: Lifecycle,
+    drain: Duration,
+    /// Released last.
+    _owned: Owned,
+}
+
+impl Planes {
+    /// Takes the data directory, opens the stores, binds the ports, serves, and waits until all is ready.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn start(settings: Settings, role: Role) -> Result<Self> {
+        let owned = Owned::take(&settings.data_dir)?;
+        let env = System::shared();
+        let life = Lifecycle::new();
+        let addresses = match serve(&settings, role, &env, &life).await {
+            Ok(addresses) => addresses,
+            Err(exit) => {
+                life.drain(settings.drain()).await;
+                return Err(exit);
+            }
+        };
+        owned.announce(&addresses)?;
+        Ok(Self { addresses, life, drain: settings.drain(), _owned: owned })
+    }
+
+    /// Stops accepting, drains, and lets go of the directory.
+    pub async fn stop(self) {
+        if !self.life.drain(self.drain).await {
+            warn!("some work was still going on after {:?}; its journal says how far it came", self.drain);
+        }
+    }
+}
+
+async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifecycle) -> Result<Addresses> {
+    let stores = Stores::new(env.clone(), life.clone());
+    let open_failed = |e: parallax_runtime::store::StoreError| Exit::usage(e);
+    let certificates = Certificates::open(settings, env.clone())?;
+    let mut addresses =
+        Addresses { pid: std::process::id(), http: None, grpc: None, data_plane: None, admin: None };
+    let mut control_plane = None;
+    if role != Role::DataPlane {
+        let config = parallax_control_plane::Config {
+            grpc: settings.control_plane.grpc,
+            http: settings.control_plane.http,
+            local: settings.control_plane.local,
+            patterns: Some(&settings.control_plane.patterns).filter(|dir| !dir.is_empty()).map(Into::into),
+            bounds: Bounds {
+                run_timeout: Duration::from_secs(settings.control_plane.run_timeout_seconds),
+                call_timeout: Duration::from_secs(settings.control_plane.call_timeout_seconds),
+            },
+            nodes_wanted: usize::from(role == Role::Both),
+        };
+        let tls = certificates.load(Kind::ControlPlane, "control-plane", life)?;
+        let registry = stores.registry(&settings.store_url(&settings.stores.registry)).await.map_err(open_failed)?;
+        let runs = stores.runs(&settings.store_url(&settings.stores.runs)).await.map_err(open_failed)?;
+        let plane = ControlPlane::start(config, tls, env.clone(), registry, runs, life).await.map_err(Exit::usage)?;
+        (addresses.http, addresses.grpc) = (Some(plane.http), Some(plane.grpc));
+        control_plane = Some(plane);
+    }
+    if role != Role::ControlPlane {
+        let own = &settings.data_plane;
+        let control_plane = match (&own.control_plane, addresses.grpc) {
+            (named, _) if !named.is_empty() => named.clone(),
+            (_, Some(ours)) => ours.to_string(),
+            (_, None) => settings.control_plane.grpc.to_string(),
+        };
+        let defaults = parallax_data_plane::Config::default();
+        let node_id = if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
+        let config = parallax_data_plane::Config {
+            node_id: node_id.clone(),
+            grpc: own.grpc,
+            admin: own.admin,
+            advertise: Some(own.advertise.clone()).filter(|advertise| !advertise.is_empty()),
+            control_plane,
+            plaintext: if settings.control_plane.local { Plaintext::Loopback } else { Plaintext::Refuse },
+            workers: match (own.workers, role) {
+                (0, Role::Both) => 1,
+                (0, _) => defaults.workers,
+                (workers, _) => workers,
+            },
+            drain: settings.drain(),
+            ..defaults
+        };
+        let tls = certificates.load(Kind::DataPlane, &node_id, life)?;
+        let confidence =
+            stores.confidence(&settings.store_url(&settings.stores.confidence)).await.map_err(open_failed)?;
+        let plane = DataPlane::bind(config, tls, env.clone(), confidence, life).await.map_err(Exit::usage)?;
+        (addresses.data_plane, addresses.admin) = (Some(plane.grpc_addr()), Some(plane.admin_addr()));
+    }
+    if let Some(plane) = control_plane
+        && !plane.ready(PATIENCE).await
+    {
+        let waiting = plane.readiness.pending().join(", ");
+        return Err(Exit::failed(format!("not ready after {PATIENCE:?}; still waiting for: {waiting}")));
+    }
+    Ok(addresses)
+}
+
+/// Where a process's certificates come from.
+enum Certificates {
+    Given { files: Files, env: Arc<dyn Env> },
+    Local { authority: Arc<Authority>, data_dir: std::path::PathBuf, env: Arc<dyn Env> },
+}
+
+impl Certificates {
+    fn open(settings: &Settings, env: Arc<dyn Env>) -> Result<Self> {
+        let given = &settings.tls;
+        let empty = [&given.ca, &given.cert, &given.key].iter().filter(|path| path.as_os_str().is_empty()).count();
+        match empty {
+            0 => {
+                let files = Files { ca: given.ca.clone(), cert: given.cert.clone(), key: given.key.clone() };
+                Ok(Self::Given { files, env })
+            }
+            3 => {
+                let dir = authority_dir(&settings.data_dir);
+                let authority = Arc::new(Authority::open(&dir, env.system_time()).map_err(Exit::usage)?);
+                let data_dir = settings.data_dir.clone();
+                // The operator's own, so that commands need not write into a directory that they only read.
+                local_tls(&authority, &data_dir, Kind::Operator, OPERATOR, env.system_time()).map_err(Exit::usage)?;
+                Ok(Self::Local { authority, data_dir, env })
+            }
+            _ => Err(Exit::usage("settings tls.ca, tls.cert and tls.key: give all three or none")),
+        }
+    }
+
+    /// Loads, and keeps them fresh as long as the process lives.
+    fn load(&self, kind: Kind, id: &str, life: &Lifecycle) -> Result<Tls> {
+        let (tls, env) = match self {
+            Self::Given { files, env } => (Tls::load(files.clone(), env.system_time()), env.clone()),
+            Self::Local { authority, data_dir, env } => {
+                (local_tls(authority, data_dir, kind, id, env.system_time()), env.clone())
+            }
+        };
+        let tls = tls.map_err(Exit::usage)?;
+        let (kept, id) = (tls.clone(), id.to_owned());
+        let renew = match self {
+            Self::Given { .. } => None,
+            Self::Local { authority, data_dir, .. } => Some((authority.clone(), data_dir.clone())),
+        };
+        life.spawn_until_stopped("certificates", async move {
+            loop {
+                tokio::time::sleep(CERTIFICATES).await;
+                let now = env.system_time();
+                let renewed = match &renew {
+                    Some((authority, data_dir)) => local_tls(authority, data_dir, kind, &id, now).map(drop),
+                    None => Ok(()),
+                };
+                match renewed.and_then(|()| kept.reload(now)) {
+                    Ok(true) => info!("certificates were replaced"),
+                    Ok(false) => {}
+                    Err(e) => warn!("certificates cannot be renewed, the former stay in use: {e}"),
+                }
+            }
+        });
+        Ok(tls)
+    }
+}
+
+/// The id in the certificate that local commands use.
+pub const OPERATOR: &str = "cli";
+
+/// Sets up logging and tracing.
+///
+/// # Errors
+/// A filter or endpoint that is none.
+pub fn telemetry(settings: &Settings) -> Result<Guard> {
+    let given = &settings.telemetry;
+    init(TelemetryConfig {
+        service_name: "parallax".to_owned(),
+        instance: std::process::id().to_string(),
+        filter: given.filter.clone(),
+        format: if given.json { Format::Json } else { Format::Text },
+        otlp_endpoint: Some(given.otlp_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+    })
+    .map_err(Exit::usage)
+}
+
+/// Resolves at SIGINT or SIGTERM; listens from now on.
+///
+/// # Errors
+/// Signals that cannot be caught.
+pub fn shutdown_signal() -> Result<impl Future<Output = ()>> {
+    let catch = |kind| signal(kind).map_err(|e| Exit::failed(format!("signals cannot be caught: {e}")));
+    let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// The same command without `-d`, on its own, until it is ready.
+async fn detach(args: &Args) -> Result {
+    let data_dir = crate::settings::data_dir(args)?;
+    if let Some(other) = instance::running(&data_dir) {
+        let dir = data_dir.display();
+        return Err(Exit::failed(format!("an instance (process {}) already runs in {dir}", other.pid)));
+    }
+    let log_file = data_dir.join("parallax.log");
+    let unusable = |e: std::io::Error| Exit::usage(format!("data directory {}: {e}", data_dir.display()));
+    std::fs::create_dir_all(&data_dir).map_err(unusable)?;
+    let log = std::fs::File::create(&log_file).map_err(unusable)?;
+    let program = std::env::current_exe().map_err(Exit::failed)?;
+    let own_args = std::env::args_os().skip(1).filter(|arg| arg != "-d" && arg != "--detached");
+    let mut command = std::process::Command::new(program);
+    command.args(own_args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = tokio::process::Command::from(command).spawn().map_err(Exit::failed)?;
+    let up = async {
+        loop {
+            if let Some(addresses) = instance::running(&data_dir) {
+                return Ok(addresses);
+            }
+            if let Ok(Some(_)) = child.try_wait() {
+                return Err(last_line(&log_file));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, up).await {
+        Ok(Ok(addresses)) => {
+            print_addresses(&addresses);
+            Ok(())
+        }
+        Ok(Err(message)) => Err(Exit::usage(message)),
+        Err(_) => Err(Exit::failed(format!("not ready after {PATIENCE:?}; see {}", log_file.display()))),
+    }
+}
+
+fn last_line(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let last = text.lines().rfind(|line| line.starts_with("parallax: "));
+    last.map_or_else(|| format!("it ended at once; see {}", log.display()), |l| l["parallax: ".len()..].to_owned())
+}
+
+fn print_addresses(addresses: &Addresses) {
+    let mut out = std::io::stdout().lock();
+    let mut line = |what: &str, scheme: &str, addr: Option<std::net::SocketAddr>| {
+        if let Some(addr) = addr {
+            // Whoever started us may have closed the pipe by now.
+            writeln!(out, "{what:<14}{scheme}{addr}").ok();
+        }
+    };
+    line("HTTP API", "https://", addresses.http);
+    line("control plane", "grpcs://", addresses.grpc);
+    line("data plane", "grpcs://", addresses.data_plane);
+    line("metrics", "http://", addresses.admin);
+    writeln!(out, "ready (process {})", addresses.pid).ok();
+}

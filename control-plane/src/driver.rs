@@ -1,0 +1,524 @@
+//! Drives one run: steps the script, writes down what happened, then does what the script asks for.
+//!
+//! One append for each step holds the outcomes that led to it and the effects that it asked for, and is on disk
+//! before any of these is begun. So whatever was done has been asked for in the journal, and a replay of the
+//! journal asks for the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use jiff::Timestamp;
+use parallax_prism::{
+    AgentInfo, Answer, Effect, EffectId, EffectKind, Host, Limits, Outcome, Program, Run as Script, Step, Value,
+};
+use parallax_proto::{
+    confidence::AgentRequest,
+    dataplane::v1::{Call, CallOutcome, call::Target, call_outcome},
+};
+use parallax_runtime::{
+    confidence::Confidence,
+    run::{Entry, Event, Options, Resolution, Run, RunKey, Start, Summary},
+    wire,
+};
+use serde_json::Value as Json;
+use tokio::time::Instant;
+use tracing::debug_span;
+
+use crate::{
+    dispatch::{MAX_IN_FLIGHT, Session},
+    error::Result,
+    runs::{Request, Runs},
+};
+
+/// Patterns within patterns.
+const MAX_NESTING: usize = 8;
+/// Of what is left of a run's time, the share that one call may take, so that the others' answers still count.
+const CALL_SHARE: f64 = 0.8;
+/// How sure an answer counts whose agent states nothing, neither with it nor at registration.
+const UNSTATED: f64 = 0.5;
+/// The capability of agents that stand for language models.
+const LLM: &str = "llm";
+/// The code of a run that took too long.
+pub(crate) const TIMEOUT: &str = "timeout";
+
+/// What a step came to: effects to perform, or the end.
+type Stepped = Result<Vec<Effect>, End>;
+
+/// How a run ends.
+enum End {
+    Completed(Value),
+    Failed { code: String, message: String },
+}
+
+/// An effect that has been asked for, and has no outcome yet.
+struct Wanted {
+    kind: EffectKind,
+    at: Timestamp,
+    begun: Instant,
+}
+
+pub(crate) struct Driver {
+    runs: Runs,
+    key: RunKey,
+    start: Start,
+    summary: Summary,
+    journal: Vec<Entry>,
+    /// Absent only during a step.
+    script: Option<Script>,
+    wanted: BTreeMap<u64, Wanted>,
+    /// Calls that wait until fewer are in flight.
+    held: VecDeque<u64>,
+    in_flight: BTreeSet<u64>,
+    session: Session,
+    /// What needs no agent: sleeps, other patterns, time and chance.
+    others: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
+    deadline: Instant,
+}
+
+impl Driver {
+    pub(crate) fn new(runs: Runs, run: Run, program: &Program) -> Self {
+        let start = run.start().clone();
+        let inner = runs.inner();
+        let timeout = start.options.timeout.unwrap_or(inner.bounds.run_timeout);
+        // The time that a run has already had counts, across a restart too.
+        let had = inner.env.now().duration_since(run.summary.started_at).unsigned_abs();
+        Self {
+            key: run.summary.key.clone(),
+            deadline: Instant::now() + timeout.saturating_sub(had),
+            session: inner.nodes.session(),
+            summary: run.summary,
+            journal: run.entries,
+            script: Some(program.start(host(&start))),
+            start,
+            wanted: BTreeMap::new(),
+            held: VecDeque::new(),
+            in_flight: BTreeSet::new(),
+            others: FuturesUnordered::new(),
+            runs,
+        }
+    }
+
+    /// To the end of the run, or until the process stops: then `None`.
+    pub(crate) async fn run(mut self) -> Result<Option<Summary>> {
+        let journal = std::mem::take(&mut self.journal);
+        let known = journal.iter().filter_map(requested).max().unwrap_or(0);
+        let mut entries = Vec::new();
+        let mut stepped = self.replay(&journal).await;
+        loop {
+            let effects = match stepped {
+                Ok(effects) => effects,
+                Err(end) => return self.end(entries, end).await.map(Some),
+            };
+            let at = self.now();
+            entries.extend(effects.iter().filter(|effect| effect.id.0 > known).map(|effect| Entry {
+                at,
+                event: Event::Requested {
+                    effect: effect.id.0,
+                    request: serde_json::to_value(&effect.kind).expect("effects are plain data"),
+                },
+            }));
+            self.append(std::mem::take(&mut entries)).await?;
+            for effect in effects {
+                self.begin(effect.id.0).await;
+            }
+            let (deadline, stopping) = (self.deadline, self.runs.inner().life.stopping());
+            let resolved = tokio::select! {
+                resolved = self.outcomes() => Some(resolved),
+                () = tokio::time::sleep_until(deadline) => None,
+                () = stopping => return Ok(None),
+            };
+            let Some(resolved) = resolved else {
+                let end = self.timed_out();
+                return self.end(entries, end).await.map(Some);
+            };
+            let (resolutions, outcomes) = resolved.into_iter().unzip();
+            entries = resolutions;
+            stepped = self.step(outcomes, &mut entries).await;
+        }
+    }
+
+    /// Feeds the journal's outcomes to the script, and performs nothing. Returns what is to be performed now.
+    async fn replay(&mut self, journal: &[Entry]) -> Stepped {
+        let mut unwritten = Vec::new();
+        let mut open = BTreeMap::new();
+        open.extend(self.step(vec![], &mut unwritten).await?.into_iter().map(|e| (e.id, e)));
+        for entry in journal {
+            let Event::Resolved(resolution) = &entry.event else { continue };
+            let outcome = serde_json::from_value(resolution.outcome.clone()).map_err(|e| End::Failed {
+                code: "journal".to_owned(),
+                message: format!("the outcome of effect {} cannot be read: {e}", resolution.effect),
+            })?;
+            self.wanted.remove(&resolution.effect);
+            let effects = self.step(vec![(EffectId(resolution.effect), outcome)], &mut unwritten).await?;
+            open.extend(effects.into_iter().map(|e| (e.id, e)));
+        }
+        open.retain(|id, _| self.wanted.contains_key(&id.0));
+        Ok(open.into_values().collect())
+    }
+
+    /// One step, off the runtime's threads so that a busy script holds up nobody, and for no longer than the run
+    /// may take. Adds what it abandons to `entries`.
+    async fn step(&mut self, outcomes: Vec<(EffectId, Outcome)>, entries: &mut Vec<Entry>) -> Stepped {
+        let mut script = self.script.take().expect("put back after each step");
+        let interrupt = script.interrupt();
+        let span = debug_span!("step", outcomes = outcomes.len());
+        let mut work = tokio::task::spawn_blocking(move || {
+            let step = span.in_scope(|| script.step(outcomes));
+            (script, step)
+        });
+        let joined = tokio::select! {
+            joined = &mut work => joined,
+            () = tokio::time::sleep_until(self.deadline) => {
+                interrupt.interrupt();
+                work.await
+            }
+        };
+        let Ok((script, step)) = joined else {
+            return Err(failed("internal", "the interpreter panicked; please report this script"));
+        };
+        self.script = Some(script);
+        match step {
+            Step::Need { effects, cancelled } => {
+                let (at, begun) = (self.now(), Instant::now());
+                for effect in &effects {
+                    self.wanted.insert(effect.id.0, Wanted { kind: effect.kind.clone(), at, begun });
+                }
+                for id in cancelled.into_iter().map(|id| id.0).filter(|id| self.wanted.remove(id).is_some()) {
+                    entries.push(Entry { at, event: Event::Abandoned { effect: id } });
+                    self.in_flight.remove(&id);
+                    self.session.cancel(id).await;
+                }
+                Ok(effects)
+            }
+            Step::Done(value) => Err(End::Completed(value)),
+            Step::Failed(_) if Instant::now() >= self.deadline => Err(self.timed_out()),
+            Step::Failed(fault) => Err(failed(
+                fault.code,
+                format!("{} ({}:{}:{})", fault.message, fault.file, fault.line, fault.column),
+            )),
+        }
+    }
+
+    /// Begins an effect, or lets it wait for its turn.
+    async fn begin(&mut self, id: u64) {
+        let Some(wanted) = self.wanted.get(&id) else { return };
+        let done = |outcome| async move { (id, outcome) }.boxed();
+        match &wanted.kind {
+            EffectKind::Invoke { .. } | EffectKind::Llm { .. } if self.in_flight.len() >= self.most_calls() => {
+                self.held.push_back(id);
+            }
+            EffectKind::Invoke { agent, task, data, options } => {
+                let asked = options.timeout_ms.map(Duration::from_millis);
+                let (target, data) = (Target::AgentId(agent.clone()), data.to_json());
+                let (task, context) = (task.clone(), options.context.clone());
+                self.call(id, target, task, &data, context, asked).await;
+            }
+            EffectKind::Llm { prompt, options } => {
+                let inner = self.runs.inner();
+                if inner.registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty() {
+                    let message = format!("no agent with the capability \"{LLM}\" is registered");
+                    let outcome = Outcome::Failed { code: "no_llm_provider".to_owned(), message };
+                    return self.others.push(done(outcome));
+                }
+                let data = serde_json::to_value(options).expect("options are plain data");
+                let asked = options.timeout.filter(|ms| *ms >= 0.0).map(|ms| Duration::from_secs_f64(ms / 1e3));
+                let (target, prompt) = (Target::Capability(LLM.to_owned()), prompt.clone());
+                self.call(id, target, prompt, &data, BTreeMap::new(), asked).await;
+            }
+            EffectKind::Pattern { name, input } => {
+                let nested = nested(self.runs.clone(), &self.key, id, name.clone(), input, &self.start.options);
+                self.others.push(nested.map(move |outcome| (id, outcome)).boxed());
+            }
+            EffectKind::Sleep { ms } => {
+                let until = wanted.begun + Duration::from_millis(*ms);
+                let sleep = async move {
+                    tokio::time::sleep_until(until).await;
+                    (id, Outcome::Value(Value::null()))
+                };
+                self.others.push(sleep.boxed());
+            }
+            EffectKind::Now => {
+                let now = self.now().as_millisecond() as f64;
+                self.others.push(done(Outcome::Value(Value::from(now))));
+            }
+            EffectKind::Random => {
+                // 53 bits are what a double holds.
+                let random = (self.runs.inner().env.random() >> 11) as f64 / (1u64 << 53) as f64;
+                self.others.push(done(Outcome::Value(Value::from(random))));
+            }
+        }
+    }
+
+    fn most_calls(&self) -> usize {
+        match self.start.options.max_parallel {
+            0 => MAX_IN_FLIGHT,
+            most => (most as usize).min(MAX_IN_FLIGHT),
+        }
+    }
+
+    async fn call(
+        &mut self,
+        id: u64,
+        target: Target,
+        task: String,
+        data: &Json,
+        mut context: BTreeMap<String, String>,
+        asked: Option<Duration>,
+    ) {
+        let left = self.deadline.saturating_duration_since(Instant::now()).mul_f64(CALL_SHARE);
+        let timeout = asked.unwrap_or(self.runs.inner().bounds.call_timeout).min(left).max(Duration::from_millis(1));
+        for (key, value) in &self.start.options.context {
+            context.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        let effect = format!("{}/{id}", self.key.id);
+        let request = AgentRequest {
+            task_id: effect.clone(),
+            task_description: task,
+            data: Some(wire::struct_from_any(data)),
+            context: context.into_iter().collect(),
+            timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
+            pattern_name: self.start.pattern.clone(),
+        };
+        let mut headers = http::HeaderMap::new();
+        parallax_telemetry::propagate::inject(&mut headers);
+        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        self.in_flight.insert(id);
+        self.session
+            .call(Call {
+                call_id: id,
+                tenant: self.key.tenant.clone(),
+                target: Some(target),
+                request: Some(request),
+                effect,
+                attempt: 1,
+                traceparent: traceparent.to_owned(),
+            })
+            .await;
+    }
+
+    /// Waits for an outcome that is wanted, and takes along those that are there already.
+    async fn outcomes(&mut self) -> Vec<(Entry, (EffectId, Outcome))> {
+        let mut resolved = Vec::new();
+        while resolved.is_empty() {
+            let arrived = self.arrival().await;
+            resolved.extend(self.resolve(arrived));
+        }
+        while let Some(arrived) = self.arrival().now_or_never() {
+            resolved.extend(self.resolve(arrived));
+        }
+        while self.in_flight.len() < self.most_calls()
+            && let Some(id) = self.held.pop_front()
+        {
+            self.begin(id).await;
+        }
+        resolved
+    }
+
+    async fn arrival(&mut self) -> Arrival {
+        tokio::select! {
+            outcome = self.session.next() => Arrival::Call(outcome),
+            Some((id, outcome)) = self.others.next() => Arrival::Other(id, outcome),
+        }
+    }
+
+    fn resolve(&mut self, arrival: Arrival) -> Option<(Entry, (EffectId, Outcome))> {
+        let at = self.now();
+        let (id, outcome, confidence, agent, called_at, duration) = match arrival {
+            Arrival::Call(call) => {
+                self.in_flight.remove(&call.call_id);
+                let called_at = call.started_at.and_then(wire::timestamp_from_wire);
+                let outcome = self.outcome_of(&call);
+                let stated = match &call.outcome {
+                    Some(call_outcome::Outcome::Answer(answer)) => answer.confidence,
+                    _ => None,
+                };
+                (call.call_id, outcome, stated, Some(call.agent_id), called_at, Some(call.duration_us))
+            }
+            Arrival::Other(id, outcome) => (id, outcome, None, None, None, None),
+        };
+        let wanted = self.wanted.remove(&id)?;
+        let ok = !matches!(outcome, Outcome::Failed { .. });
+        self.runs.inner().metrics.run_effect(kind_name(&wanted.kind), if ok { "ok" } else { "failed" });
+        let duration_us = duration
+            .unwrap_or_else(|| u64::try_from(wanted.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let resolution = Resolution {
+            effect: id,
+            confidence,
+            outcome: serde_json::to_value(&outcome).expect("outcomes are plain data"),
+            ok,
+            agent,
+            started_at: called_at.unwrap_or(wanted.at),
+            duration_us,
+        };
+        let entry = Entry { at, event: Event::Resolved(Box::new(resolution)) };
+        Some((entry, (EffectId(id), outcome)))
+    }
+
+    /// What the script sees of a call.
+    fn outcome_of(&self, call: &CallOutcome) -> Outcome {
+        match &call.outcome {
+            Some(call_outcome::Outcome::Answer(answer)) => Outcome::Answer(Answer {
+                value: Value::from_json(&wire::parse_value(&answer.value_json)),
+                confidence: Some(answer.confidence.unwrap_or_else(|| self.unstated(&call.agent_id))),
+                reasoning: answer.reasoning.clone(),
+                uncertainties: answer.uncertainties.clone(),
+                metadata: Value::object(answer.metadata.iter().map(|(k, v)| (k.as_str(), Value::from(v.as_str())))),
+            }),
+            Some(call_outcome::Outcome::Failure(failure)) => {
+                let code = failure.cause().as_str_name().trim_start_matches("CAUSE_").to_lowercase();
+                Outcome::Failed { code, message: failure.message.clone() }
+            }
+            None => Outcome::Failed {
+                code: "bad_answer".to_owned(),
+                message: "the data-plane node sent an outcome without content; are all of one version?".to_owned(),
+            },
+        }
+    }
+
+    /// An answer whose agent did not say how sure it is counts as the agent's registered default.
+    fn unstated(&self, agent: &str) -> f64 {
+        let agent = self.start.agents.iter().find(|known| known.key.id == agent);
+        agent.and_then(|agent| agent.metadata.default_confidence).map_or(UNSTATED, Confidence::get)
+    }
+
+    async fn end(&mut self, mut entries: Vec<Entry>, end: End) -> Result<Summary> {
+        let event = match end {
+            End::Completed(value) => {
+                Event::Completed { confidence: confidence_of(&value), value: value.to_json() }
+            }
+            End::Failed { code, message } => Event::Failed { code, message },
+        };
+        entries.push(Entry { at: self.now(), event });
+        self.append(entries).await?;
+        Ok(self.summary.clone())
+    }
+
+    async fn append(&mut self, entries: Vec<Entry>) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let inner = self.runs.inner();
+        inner.store.append(&self.key, self.summary.len, &entries).await?;
+        inner.metrics.journal_append.observe(begun.elapsed().as_secs_f64());
+        entries.iter().for_each(|entry| self.summary.apply(entry));
+        Ok(())
+    }
+
+    fn timed_out(&self) -> End {
+        let waiting: Vec<String> = self.wanted.values().map(|wanted| describe(&wanted.kind)).collect();
+        let timeout = self.start.options.timeout.unwrap_or(self.runs.inner().bounds.run_timeout);
+        let what = if waiting.is_empty() { "its script was busy".to_owned() } else { waiting.join(", ") };
+        failed(TIMEOUT, format!("not done after {timeout:?}; waiting for: {what}"))
+    }
+
+    fn now(&self) -> Timestamp {
+        self.runs.inner().env.now()
+    }
+}
+
+/// Something came back.
+enum Arrival {
+    Call(CallOutcome),
+    Other(u64, Outcome),
+}
+
+fn failed(code: &str, message: impl Into<String>) -> End {
+    End::Failed { code: code.to_owned(), message: message.into() }
+}
+
+fn requested(entry: &Entry) -> Option<u64> {
+    match entry.event {
+        Event::Requested { effect, .. } => Some(effect),
+        _ => None,
+    }
+}
+
+/// Runs another pattern as a run of its own, whose id says whose effect it is: begun again after a crash, it is
+/// joined and not repeated.
+fn nested(
+    runs: Runs,
+    parent: &RunKey,
+    effect: u64,
+    name: String,
+    input: &Value,
+    options: &Options,
+) -> impl Future<Output = Outcome> + Send + 'static {
+    let key = RunKey { tenant: parent.tenant.clone(), id: format!("{}.{effect}", parent.id) };
+    let request = Request { pattern: name, version: String::new(), input: input.to_json(), options: options.clone() };
+    let too_deep = key.id.matches('.').count() > MAX_NESTING;
+    let fail = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
+    async move {
+        if too_deep {
+            return fail("nesting", format!("patterns are nested deeper than {MAX_NESTING}"));
+        }
+        // Boxed, as a run may start a run.
+        let started: BoxFuture<'_, Result<RunKey>> = runs.start_as(key, request).boxed();
+        let run = match started.await {
+            Ok(key) => runs.wait(&key).await,
+            Err(e) => Err(e),
+        };
+        match run {
+            Err(e) => fail("pattern", e.to_string()),
+            Ok(run) => match (run.value(), &run.summary.error) {
+                (Some(value), _) => {
+                    let value = Value::from_json(value);
+                    Outcome::Value(match run.summary.confidence {
+                        Some(confidence) => value.with_confidence(confidence),
+                        None => value,
+                    })
+                }
+                (None, Some((code, message))) => fail(code, message.clone()),
+                // The process is stopping; the next one joins the nested run again.
+                (None, None) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+/// What the script sees of the outside.
+fn host(start: &Start) -> Host {
+    let agents = start.agents.iter().map(|agent| AgentInfo {
+        id: agent.key.id.clone(),
+        name: agent.name.clone(),
+        capabilities: agent.capabilities.clone(),
+        expertise: agent.metadata.default_confidence.map_or(1.0, Confidence::get),
+        confidence: agent.metadata.default_confidence.map(Confidence::get),
+        labels: agent.metadata.labels.clone(),
+    });
+    Host {
+        globals: vec![],
+        agents: agents.collect(),
+        task: Some(start.pattern.clone()),
+        data: Value::from_json(&start.input),
+        limits: Limits::default(),
+    }
+}
+
+/// Of a run's result: its own, or what a field `confidence` of it says. None is invented.
+fn confidence_of(value: &Value) -> Option<f64> {
+    let field = || value.get("confidence").and_then(|field| field.as_f64());
+    value.confidence().or_else(field).and_then(Confidence::stated).map(Confidence::get)
+}
+
+fn kind_name(kind: &EffectKind) -> &'static str {
+    match kind {
+        EffectKind::Invoke { .. } => "invoke",
+        EffectKind::Llm { .. } => "llm",
+        EffectKind::Pattern { .. } => "pattern",
+        EffectKind::Sleep { .. } => "sleep",
+        EffectKind::Now => "now",
+        EffectKind::Random => "random",
+    }
+}
+
+fn describe(kind: &EffectKind) -> String {
+    match kind {
+        EffectKind::Invoke { agent, .. } => format!("agent {agent}"),
+        EffectKind::Pattern { name, .. } => format!("pattern {name}"),
+        other => kind_name(other).to_owned(),
+    }
+}

@@ -1,0 +1,78 @@
+//! What can go wrong at the control plane's doors.
+
+use parallax_runtime::{
+    agent::Invalid,
+    error::{Code, Coded},
+    store::StoreError,
+};
+use thiserror::Error;
+
+/// Why a request was not done. Each message says what failed, with what, and what to do.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(transparent)]
+    InvalidAgent(#[from] Invalid),
+    #[error("{field}: {problem}")]
+    Invalid { field: &'static str, problem: String },
+    #[error("no agent \"{id}\" is registered")]
+    NoAgent { id: String },
+    #[error("lease \"{lease}\" has expired or was never granted; register again")]
+    NoLease { lease: String },
+    #[error("{0}")]
+    NotYours(String),
+    #[error("no pattern \"{name}\"{}", did_you_mean(nearest))]
+    NoPattern { name: String, nearest: Vec<String> },
+    #[error("pattern {name} has no version {asked}; it is at {current}")]
+    NoVersion { name: String, asked: String, current: String },
+    #[error("no run \"{id}\"; `parallax runs list` shows those there are")]
+    NoRun { id: String },
+    #[error("{0}")]
+    NotServed(&'static str),
+    #[error("the control plane is stopping; send the request to another or again later")]
+    Stopping,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn did_you_mean(nearest: &[String]) -> String {
+    match nearest {
+        [] => "; `parallax pattern list` shows those there are".to_owned(),
+        names => format!("; did you mean {}?", names.join(" or ")),
+    }
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::InvalidAgent(_) | Self::Invalid { .. } => Code::InvalidArgument,
+            Self::NoAgent { .. }
+            | Self::NoLease { .. }
+            | Self::NoPattern { .. }
+            | Self::NoVersion { .. }
+            | Self::NoRun { .. } => Code::NotFound,
+            Self::NotYours(_) => Code::PermissionDenied,
+            Self::NotServed(_) => Code::Unimplemented,
+            Self::Stopping => Code::Unavailable,
+            Self::Store(e) => e.code(),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidAgent(_) => "PARALLAX-REGISTRY-001",
+            Self::NoAgent { .. } => "PARALLAX-REGISTRY-002",
+            Self::NoLease { .. } => "PARALLAX-REGISTRY-003",
+            Self::NotYours(_) => "PARALLAX-REGISTRY-004",
+            Self::NoPattern { .. } => "PARALLAX-PATTERN-001",
+            Self::NoVersion { .. } => "PARALLAX-PATTERN-002",
+            Self::NoRun { .. } => "PARALLAX-RUN-001",
+            Self::Stopping => "PARALLAX-RUN-002",
+            Self::Invalid { .. } => "PARALLAX-API-001",
+            Self::NotServed(_) => "PARALLAX-API-002",
+            Self::Store(e) => e.reason(),
+        }
+    }
+}
+
+/// Most of this crate answers so.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,142 @@
+//! The comment at the top of a pattern: `@key value` lines, and a description in plain lines.
+
+use serde::Serialize;
+
+/// What a pattern says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Header {
+    pub name: String,
+    pub version: String,
+    pub description: String,
+    pub tags: Vec<String>,
+    pub requirements: Requirements,
+}
+
+/// What a pattern needs in order to run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requirements {
+    /// Every agent that it may ask has all of these.
+    pub capabilities: Vec<String>,
+    /// Fewer than this, and the run fails at once.
+    pub min_agents: u32,
+    /// It is given no more than this; `None` means all there are.
+    pub max_agents: Option<u32>,
+    /// A result below this is marked as below the pattern's own standard.
+    pub min_confidence: f64,
+}
+
+impl Default for Requirements {
+    fn default() -> Self {
+        Self { capabilities: vec![], min_agents: 0, max_agents: None, min_confidence: 0.0 }
+    }
+}
+
+const KEYS: &[&str] =
+    &["name", "version", "description", "tags", "capabilities", "minAgents", "maxAgents", "minConfidence"];
+
+impl Header {
+    /// Reads the `/** … */` that begins a script.
+    ///
+    /// # Errors
+    /// Every line that cannot stand, with its number; a key that is missing.
+    pub fn parse(script: &str) -> Result<Self, Vec<String>> {
+        let body = script.trim_start().strip_prefix("/**").and_then(|rest| rest.split_once("*/"));
+        let Some((body, _)) = body else {
+            return Err(vec!["1: a pattern begins with /** … */ that holds @name and @version".to_owned()]);
+        };
+        let above = script.len() - script.trim_start().len();
+        let first_line = script[..above].matches('\n').count() + 1;
+        let (mut header, mut prose, mut problems, mut seen) = (Self::default(), vec![], vec![], vec![]);
+        for (number, line) in body.lines().enumerate().map(|(i, line)| (first_line + i, line)) {
+            let line = line.trim().trim_start_matches('*').trim();
+            let Some(entry) = line.strip_prefix('@') else {
+                prose.push(line);
+                continue;
+            };
+            let (key, value) = entry.split_once(char::is_whitespace).unwrap_or((entry, ""));
+            if seen.contains(&key) {
+                problems.push(format!("{number}: @{key} stands twice"));
+            }
+            seen.push(key);
+            if let Err(problem) = header.set(key, value.trim()) {
+                problems.push(format!("{number}: @{key} {problem}"));
+            }
+        }
+        for key in ["name", "version"] {
+            if !seen.contains(&key) {
+                problems.push(format!("{first_line}: @{key} is missing"));
+            }
+        }
+        if header.requirements.max_agents.is_some_and(|max| max < header.requirements.min_agents) {
+            problems.push(format!("{first_line}: @maxAgents is below @minAgents"));
+        }
+        if header.description.is_empty() {
+            header.description = prose.join(" ").trim().to_owned();
+        }
+        if problems.is_empty() { Ok(header) } else { Err(problems) }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let list = || value.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect();
+        let count = || value.parse().map_err(|_| format!("needs a whole number, not \"{value}\""));
+        if value.is_empty() && key != "tags" && key != "capabilities" {
+            return Err("needs a value".to_owned());
+        }
+        match key {
+            "name" if value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) => {
+                value.clone_into(&mut self.name);
+            }
+            "name" => return Err(format!("holds letters, digits, - and _ only, not \"{value}\"")),
+            "version" => value.clone_into(&mut self.version),
+            "description" => value.clone_into(&mut self.description),
+            "tags" => self.tags = list(),
+            "capabilities" => self.requirements.capabilities = list(),
+            "minAgents" => self.requirements.min_agents = count()?,
+            "maxAgents" => self.requirements.max_agents = Some(count()?),
+            "minConfidence" => {
+                let parsed = value.parse().ok().filter(|c| (0.0..=1.0).contains(c));
+                self.requirements.min_confidence =
+                    parsed.ok_or_else(|| format!("needs a number from 0 to 1, not \"{value}\""))?;
+            }
+            unknown => {
+                let near = parallax_runtime::nearest::nearest(unknown, KEYS.iter().copied());
+                let hint = near.first().map(|key| format!("; did you mean @{key}?")).unwrap_or_default();
+                return Err(format!("is unknown{hint}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read() {
+        let header = Header::parse(
+            "/**\n * @name VoteTwice\n * @version 1.2.0\n * @minAgents 2\n * @capabilities a, b\n *\n * Asks all.\n * Counts.\n */\n1",
+        )
+        .unwrap();
+        assert_eq!((header.name.as_str(), header.description.as_str()), ("VoteTwice", "Asks all. Counts."));
+        assert_eq!(header.requirements.capabilities, ["a", "b"]);
+        assert_eq!((header.requirements.min_agents, header.requirements.max_agents), (2, None));
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_line() {
+        let problems = Header::parse(
+            "\n/**\n * @name a b\n * @minAgent 2\n * @minConfidence 7\n * @maxAgents x\n */\n1",
+        )
+        .unwrap_err();
+        assert_eq!(problems, [
+            "3: @name holds letters, digits, - and _ only, not \"a b\"",
+            "4: @minAgent is unknown; did you mean @minAgents?",
+            "5: @minConfidence needs a number from 0 to 1, not \"7\"",
+            "6: @maxAgents needs a whole number, not \"x\"",
+            "2: @version is missing",
+        ]);
+        assert!(Header::parse("1 + 1").unwrap_err()[0].contains("/**"));
+    }
+}

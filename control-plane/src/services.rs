@@ -1,0 +1,8 @@
+//! The edges: translation between the wire and this crate's functions, and nothing else.
+
+pub mod directory;
+pub mod edge;
+pub mod http;
+pub mod json;
+pub mod patterns;
+pub mod registry;

@@ -1,0 +1,136 @@
+//! What every request passes, whatever its protocol: who may call, one span, one count.
+
+use std::sync::Arc;
+
+use ::http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::MatchedPath,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use parallax_runtime::error::{Code, Coded, problem, status};
+use parallax_security::{
+    Peer,
+    access::{self, Denied, DeniedCode},
+};
+use parallax_telemetry::{metrics::ControlPlaneMetrics, propagate};
+use thiserror::Error;
+use tonic::Status;
+use tracing::{Instrument, info_span};
+
+use crate::error::Error;
+
+/// Puts a router behind the door.
+pub fn guard(router: Router, metrics: Arc<ControlPlaneMetrics>) -> Router {
+    router.layer(middleware::from_fn(move |request: Request<Body>, next: Next| {
+        let metrics = metrics.clone();
+        async move {
+            let grpc = is_grpc(request.headers());
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+            let span = info_span!("request", path);
+            propagate::extract(request.headers(), &span);
+            let response = match check(&request) {
+                Ok(()) => next.run(request).instrument(span).await,
+                Err(denied) if grpc => status(&denied).into_http(),
+                Err(denied) => respond(&denied),
+            };
+            if grpc {
+                metrics.grpc_request(known(&path), grpc_code(response.headers()));
+            } else {
+                metrics.http_request(&method, route.as_deref(), response.status());
+            }
+            response
+        }
+    }))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[derive(Debug, Error)]
+#[error(transparent)]
+struct Refused(#[from] Denied);
+
+impl Coded for Refused {
+    fn code(&self) -> Code {
+        match self.0.code {
+            DeniedCode::Unauthenticated => Code::Unauthenticated,
+            DeniedCode::PermissionDenied => Code::PermissionDenied,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self.0.code {
+            DeniedCode::Unauthenticated => "PARALLAX-ACCESS-001",
+            DeniedCode::PermissionDenied => "PARALLAX-ACCESS-002",
+        }
+    }
+}
+
+fn check(request: &Request<Body>) -> Result<(), Refused> {
+    let peer = request.extensions().get::<Peer>().expect("runtime::serve names the peer of each request");
+    Ok(access::check(peer, request.uri().path())?)
+}
+
+/// An error as problem+json.
+pub fn respond(error: &dyn Coded) -> Response {
+    let (status, body) = problem(error);
+    let mut response = (status, Json(body)).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, "application/problem+json".parse().expect("a media type"));
+    response
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        respond(&self)
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        status(&error)
+    }
+}
+
+/// The code of a call that has failed already; one whose trailers are yet to come counts as begun well.
+fn grpc_code(headers: &HeaderMap) -> i32 {
+    headers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// The service of a path, from a closed set, so that strangers cannot invent series.
+fn known(path: &str) -> &'static str {
+    const SERVICES: &[&str] = &[
+        "parallax.registry.Registry",
+        "parallax.patterns.PatternService",
+        "parallax.controlplane.v1.Directory",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+    ];
+    let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    SERVICES.iter().find(|known| **known == service).copied().unwrap_or("other")
+}
+
+/// The peer that a gRPC request came from.
+pub fn peer<T>(request: &tonic::Request<T>) -> Peer {
+    request.extensions().get::<Peer>().expect("runtime::serve names the peer of each request").clone()
+}
+
+/// For paths that nothing serves.
+pub async fn not_found(request: Request<Body>) -> Response {
+    if is_grpc(request.headers()) {
+        return Status::unimplemented(format!("no method {}", request.uri().path())).into_http();
+    }
+    let (status, title) = (StatusCode::NOT_FOUND, "Not found");
+    let detail = format!("nothing is served at {} {}", request.method(), request.uri().path());
+    let body = serde_json::json!({
+        "type": "about:blank", "title": title, "status": 404, "detail": detail, "error": detail,
+        "code": "PARALLAX-API-404",
+    });
+    let mut response = (status, Json(body)).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, "application/problem+json".parse().expect("a media type"));
+    response
+}

@@ -1,0 +1,151 @@
+//! The JSON of the HTTP API.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use parallax_runtime::{
+    agent::Agent,
+    env::millis,
+    run::{Entry, Event, Options, Run, Summary},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value as Json, json};
+
+use crate::{patterns::Pattern, registry::Registry, view::calls};
+
+/// Body of `POST /api/patterns/:name/execute`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Execute {
+    #[serde(default)]
+    pub input: Json,
+    #[serde(default)]
+    pub options: ExecuteOptions,
+}
+
+/// `options` of [`Execute`].
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct ExecuteOptions {
+    /// Milliseconds.
+    pub timeout: Option<u64>,
+    pub max_parallel: u32,
+    pub context: BTreeMap<String, String>,
+    pub stream: bool,
+}
+
+impl ExecuteOptions {
+    /// As a run has them.
+    #[must_use]
+    pub fn to_options(&self) -> Options {
+        Options {
+            timeout: self.timeout.map(Duration::from_millis),
+            max_parallel: self.max_parallel,
+            context: self.context.clone(),
+        }
+    }
+}
+
+/// A registered agent. Its status is read off its lease: one that runs out takes the agent along.
+#[must_use]
+pub fn agent(agent: &Agent, registry: &Registry) -> Json {
+    json!({
+        "id": agent.key.id,
+        "name": agent.name,
+        "endpoint": agent.endpoint,
+        "capabilities": agent.capabilities,
+        "status": "active",
+        "metadata": {
+            "version": agent.metadata.version,
+            "region": agent.metadata.region,
+            "labels": agent.metadata.labels,
+            "defaultConfidence": agent.metadata.default_confidence,
+        },
+        "registeredAt": agent.registered_at,
+        "lastSeen": registry.last_heard(&agent.key),
+        "ttlSeconds": agent.ttl.as_secs(),
+        "transport": agent.transport,
+        "tenant": agent.key.tenant,
+        "source": "registry",
+    })
+}
+
+/// A pattern, with its script.
+#[must_use]
+pub fn pattern(pattern: &Pattern) -> Json {
+    let mut body = serde_json::to_value(&pattern.header).expect("a header is plain data");
+    body["script"] = json!(pattern.script);
+    body["hash"] = json!(pattern.hash);
+    body["origin"] = json!(pattern.origin);
+    body
+}
+
+/// A run as lists show it.
+#[must_use]
+pub fn summary(summary: &Summary) -> Json {
+    let took = summary.ended_at.map(|end| millis(end.duration_since(summary.started_at).unsigned_abs()));
+    let (code, message) = summary.error.clone().unzip();
+    json!({
+        "id": summary.key.id,
+        "patternName": summary.pattern,
+        "patternVersion": summary.pattern_version,
+        "status": summary.status,
+        "startTime": summary.started_at,
+        "endTime": summary.ended_at,
+        "duration": took,
+        "confidence": summary.confidence,
+        "error": message,
+        "errorCode": code,
+        "metrics": {"calls": summary.calls, "callsFailed": summary.calls_failed, "journalEntries": summary.len},
+    })
+}
+
+/// A run with input, result, and what each agent said.
+#[must_use]
+pub fn execution(run: &Run) -> Json {
+    let mut body = summary(&run.summary);
+    let start = run.start();
+    body["input"] = start.input.clone();
+    body["result"] = run.value().cloned().unwrap_or_default();
+    body["agents"] = start.agents.iter().map(|agent| json!({"id": agent.key.id, "name": agent.name})).collect();
+    body["calls"] = calls(run)
+        .iter()
+        .map(|call| {
+            json!({
+                "effect": call.effect,
+                "agentId": call.agent,
+                "value": call.answer["value"],
+                "confidence": call.confidence,
+                "reasoning": call.answer["reasoning"],
+                "uncertainties": call.answer["uncertainties"],
+                "error": call.error.map(|(code, message)| json!({"code": code, "message": message})),
+                "startTime": call.started_at,
+                "durationUs": call.duration_us,
+            })
+        })
+        .collect();
+    body
+}
+
+/// A run's journal: every effect with its outcome and time.
+#[must_use]
+pub fn journal(run: &Run) -> Json {
+    run.entries.iter().enumerate().map(|(position, entry)| journal_entry(position, entry)).collect()
+}
+
+fn journal_entry(position: usize, entry: &Entry) -> Json {
+    let mut body = match &entry.event {
+        // The input stands beside the journal, and the script's hash says the rest.
+        Event::Started(start) => json!({
+            "type": "started",
+            "pattern": start.pattern,
+            "patternVersion": start.pattern_version,
+            "scriptHash": start.script_hash,
+            "agents": start.agents.iter().map(|agent| agent.key.id.as_str()).collect::<Vec<_>>(),
+        }),
+        event => serde_json::to_value(event).expect("an event is plain data"),
+    };
+    let fields = body.as_object_mut().expect("an event is an object");
+    let mut ordered = Map::from_iter([("position".to_owned(), json!(position)), ("at".to_owned(), json!(entry.at))]);
+    ordered.append(fields);
+    Json::Object(ordered)
+}

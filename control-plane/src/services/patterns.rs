@@ -1,0 +1,175 @@
+//! `parallax.patterns.PatternService`.
+
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use parallax_proto::{
+    confidence::ConfidenceResult,
+    patterns::{
+        ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest, ListPatternsResponse,
+        Pattern as Wire, UploadPatternRequest, UploadPatternResponse,
+        execute_pattern_response::{Metrics, Status as WireStatus},
+        pattern::Requirements,
+        pattern_service_server,
+    },
+};
+use parallax_runtime::{
+    run::{Options, Run, Status as RunStatus},
+    wire::{struct_from_any, struct_to_json, timestamp_to_wire},
+};
+use serde_json::Value as Json;
+use tonic::{Request, Response, Status};
+
+use super::edge::peer;
+use crate::{
+    driver::TIMEOUT,
+    error::Error,
+    patterns::{Catalog, Pattern},
+    runs::{self, Runs},
+    tenant,
+    view::{Call, calls},
+};
+
+/// Serves patterns.
+pub struct Service {
+    pub catalog: Catalog,
+    pub runs: Runs,
+}
+
+#[tonic::async_trait]
+impl pattern_service_server::PatternService for Service {
+    async fn execute_pattern(
+        &self,
+        request: Request<ExecutePatternRequest>,
+    ) -> Result<Response<ExecutePatternResponse>, Status> {
+        let peer = peer(&request);
+        let message = request.into_inner();
+        let options = message.options.unwrap_or_default();
+        let not_negative = |field, value: i32| {
+            u32::try_from(value)
+                .map_err(|_| Error::Invalid { field, problem: format!("{value} is negative; 0 means none of its own") })
+        };
+        let timeout = not_negative("options.timeout_ms", options.timeout_ms)?;
+        let request = runs::Request {
+            pattern: message.pattern_name,
+            version: message.pattern_version,
+            input: Json::Object(struct_to_json(&message.input.unwrap_or_default())),
+            options: Options {
+                timeout: (timeout > 0).then(|| Duration::from_millis(timeout.into())),
+                max_parallel: not_negative("options.max_parallel", options.max_parallel)?,
+                context: options.context.into_iter().collect(),
+            },
+        };
+        let key = self.runs.start(tenant::of(&peer), request).await?;
+        let run = self.runs.wait(&key).await?;
+        Ok(Response::new(execution(&run)))
+    }
+
+    type StreamExecutePatternStream = BoxStream<'static, Result<ExecutePatternResponse, Status>>;
+
+    async fn stream_execute_pattern(
+        &self,
+        _: Request<ExecutePatternRequest>,
+    ) -> Result<Response<Self::StreamExecutePatternStream>, Status> {
+        Err(Error::NotServed("StreamExecutePattern is not served yet; call ExecutePattern").into())
+    }
+
+    async fn list_patterns(
+        &self,
+        request: Request<ListPatternsRequest>,
+    ) -> Result<Response<ListPatternsResponse>, Status> {
+        let ListPatternsRequest { tags, include_scripts } = request.into_inner();
+        let tagged = |pattern: &Pattern| tags.iter().all(|tag| pattern.header.tags.contains(tag));
+        let patterns = self.catalog.list().filter(|pattern| tagged(pattern));
+        Ok(Response::new(ListPatternsResponse { patterns: patterns.map(|p| to_wire(p, include_scripts)).collect() }))
+    }
+
+    async fn get_pattern(&self, request: Request<GetPatternRequest>) -> Result<Response<Wire>, Status> {
+        let GetPatternRequest { name, version } = request.into_inner();
+        Ok(Response::new(to_wire(&*self.catalog.get(&name, &version)?, true)))
+    }
+
+    async fn upload_pattern(
+        &self,
+        _: Request<UploadPatternRequest>,
+    ) -> Result<Response<UploadPatternResponse>, Status> {
+        Err(Error::NotServed("UploadPattern is not served yet; put the file into the pattern directory").into())
+    }
+}
+
+fn to_wire(pattern: &Pattern, with_script: bool) -> Wire {
+    let requirements = &pattern.header.requirements;
+    let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    let metadata = serde_json::json!({"tags": pattern.header.tags, "hash": pattern.hash, "origin": pattern.origin});
+    Wire {
+        name: pattern.header.name.clone(),
+        version: pattern.header.version.clone(),
+        description: pattern.header.description.clone(),
+        requirements: Some(Requirements {
+            capabilities: requirements.capabilities.clone(),
+            min_agents: count(requirements.min_agents),
+            max_agents: requirements.max_agents.map_or(0, count),
+            min_confidence: requirements.min_confidence,
+        }),
+        prism_script: if with_script { pattern.script.clone() } else { String::new() },
+        metadata: Some(struct_from_any(&metadata)),
+    }
+}
+
+fn execution(run: &Run) -> ExecutePatternResponse {
+    let calls = calls(run);
+    let stated: Vec<f64> = calls.iter().filter_map(|call| call.confidence).collect();
+    let (_, error) = run.summary.error.clone().unzip();
+    let timed_out = run.summary.error.as_ref().is_some_and(|(code, _)| code == TIMEOUT);
+    let status = match run.summary.status {
+        RunStatus::Completed => WireStatus::Success,
+        RunStatus::Failed if timed_out => WireStatus::Timeout,
+        RunStatus::Failed => WireStatus::Failure,
+        RunStatus::Cancelled => WireStatus::Cancelled,
+        RunStatus::Running => WireStatus::Unknown,
+    };
+    let mut asked: Vec<&str> = calls.iter().map(|call| call.agent).collect();
+    asked.sort_unstable();
+    asked.dedup();
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    ExecutePatternResponse {
+        execution_id: run.summary.key.id.clone(),
+        pattern_name: run.summary.pattern.clone(),
+        status: status.into(),
+        result: run.value().map(struct_from_any),
+        confidence: run.summary.confidence.unwrap_or_default(),
+        metrics: Some(Metrics {
+            start_time: Some(timestamp_to_wire(run.summary.started_at)),
+            end_time: run.summary.ended_at.map(timestamp_to_wire),
+            agents_used: count(asked.len()),
+            parallel_paths: count(most_at_once(&calls)),
+            average_confidence: if stated.is_empty() {
+                0.0
+            } else {
+                stated.iter().sum::<f64>() / stated.len() as f64
+            },
+        }),
+        agent_results: calls.iter().filter(|call| call.error.is_none()).map(result).collect(),
+        error_message: error.unwrap_or_default(),
+    }
+}
+
+fn result(call: &Call<'_>) -> ConfidenceResult {
+    let text = |field: &str| call.answer[field].as_str().unwrap_or_default().to_owned();
+    let uncertainties = call.answer["uncertainties"].as_array().into_iter().flatten();
+    ConfidenceResult {
+        value_json: call.answer["value"].to_string(),
+        confidence: call.confidence.unwrap_or_default(),
+        agent_id: call.agent.to_owned(),
+        timestamp: Some(timestamp_to_wire(call.ended_at)),
+        uncertainties: uncertainties.filter_map(|u| u.as_str()).map(str::to_owned).collect(),
+        reasoning: text("reasoning"),
+        metadata: std::collections::HashMap::new(),
+    }
+}
+
+/// The most calls that were in flight at one moment.
+fn most_at_once(calls: &[Call<'_>]) -> usize {
+    let at_once = |at| calls.iter().filter(|call| call.started_at <= at && at < call.ended_at).count();
+    calls.iter().map(|call| at_once(call.started_at)).max().unwrap_or(0)
+}

@@ -1,0 +1,254 @@
+//! `Dispatch`: one driver's stream of calls, made side by side.
+//!
+//! Each call stands alone: what happens to one agent reaches no other call. Nothing that a driver's stream
+//! leaves behind keeps running: when it breaks, its calls are cancelled.
+
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_TYPE, TE, USER_AGENT},
+    uri::PathAndQuery,
+};
+use parallax_proto::{
+    confidence::{AgentRequest, ConfidenceResult},
+    dataplane::v1::{
+        self as wire_v1, Answer as WireAnswer, Call as WireCall, CallOutcome, DispatchRequest, call_outcome,
+        dispatch_request::Message as Incoming,
+    },
+};
+use parallax_runtime::{
+    confidence::Confidence,
+    wire::{self, answer_from_result, timestamp_to_wire},
+};
+use prost::Message;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tonic::{Status, Streaming};
+use tracing::{Instrument, debug};
+
+use crate::{
+    call::{About, Answer, Answering, Call, Caller, Target},
+    error::Failure,
+    proxy::{ANALYZE, Origin},
+    tracker::micros,
+    upload::Upload,
+};
+
+const CLIENT_ID: HeaderName = HeaderName::from_static(wire::CLIENT_ID);
+const EFFECT: HeaderName = HeaderName::from_static(wire::EFFECT);
+const ATTEMPT: HeaderName = HeaderName::from_static(wire::ATTEMPT);
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Before each message: "not compressed" and the length.
+const PREFIX: usize = 5;
+
+/// A driver's stream, handed from its gRPC service to the worker that makes its calls.
+pub(crate) struct Job {
+    pub(crate) origin: Origin,
+    pub(crate) calls: Streaming<DispatchRequest>,
+    pub(crate) outcomes: mpsc::Sender<Result<CallOutcome, Status>>,
+}
+
+/// Serves one stream to its end. A driver that only closes its side still gets the outcomes of its calls, and
+/// so does everyone when the node stops: a call that has no outcome by the end was not begun.
+pub(crate) async fn serve(caller: Rc<Caller>, job: Job, stopping: impl Future<Output = ()>) {
+    let Job { origin, mut calls, outcomes } = job;
+    let origin = Rc::new(origin);
+    // Dropping it cancels what is left.
+    let mut running = JoinSet::new();
+    let mut cancels: HashMap<u64, oneshot::Sender<String>> = HashMap::new();
+    let (mut open, mut stopped) = (true, None);
+    tokio::pin!(stopping);
+    while open || !running.is_empty() {
+        tokio::select! {
+            message = calls.message(), if open && running.len() < caller.config.max_calls_per_stream => {
+                match message {
+                    Ok(Some(DispatchRequest { message: Some(Incoming::Call(call)) })) => {
+                        let (cancel, cancelled) = oneshot::channel();
+                        // A second call of the same id hides the first from cancellation, no more.
+                        cancels.insert(call.call_id, cancel);
+                        running.spawn_local(perform(caller.clone(), origin.clone(), call, cancelled));
+                    }
+                    Ok(Some(DispatchRequest { message: Some(Incoming::Cancel(cancel)) })) => {
+                        if let Some(running) = cancels.remove(&cancel.call_id) {
+                            // It fails when the call has just ended.
+                            _ = running.send(cancel.reason);
+                        }
+                    }
+                    // Of a later version.
+                    Ok(Some(DispatchRequest { message: None })) => {}
+                    Ok(None) => open = false,
+                    Err(e) => return debug!("a driver's stream broke: {e}"),
+                }
+            }
+            Some(ended) = running.join_next() => {
+                let outcome = match ended {
+                    Ok(outcome) => outcome,
+                    // A panic: the stream cannot say whose, so all its calls fail.
+                    Err(e) => {
+                        _ = outcomes.send(Err(Status::internal(format!("a call failed in the node: {e}")))).await;
+                        return;
+                    }
+                };
+                cancels.remove(&outcome.call_id);
+                if outcomes.send(Ok(outcome)).await.is_err() {
+                    return;
+                }
+            }
+            () = &mut stopping, if open => {
+                open = false;
+                stopped = Some(Status::unavailable("this node is stopping; calls without an outcome were not begun"));
+            }
+            () = outcomes.closed() => return,
+        }
+    }
+    if let Some(status) = stopped {
+        // The driver has gone, perhaps.
+        _ = outcomes.send(Err(status)).await;
+    }
+}
+
+/// Makes one call.
+async fn perform(
+    caller: Rc<Caller>,
+    origin: Rc<Origin>,
+    mut wanted: WireCall,
+    cancelled: oneshot::Receiver<String>,
+) -> CallOutcome {
+    let (call_id, started_at, started) = (wanted.call_id, caller.env.now(), tokio::time::Instant::now());
+    let mut agent_id = String::new();
+    let result = match begin(&caller, &origin, &mut wanted) {
+        Err(failure) => Err(failure),
+        Ok(call) => {
+            agent_id.clone_from(&call.entry.agent.key.id);
+            let headers = headers(&origin, &wanted);
+            if let Ok(headers) = &headers {
+                call.continue_trace(headers);
+            }
+            let span = call.span.clone();
+            let request = wanted.request.unwrap_or_default();
+            let asked = ask(&call, headers, &request, caller.config.max_message).instrument(span);
+            let result = tokio::select! {
+                biased;
+                result = asked => result,
+                Ok(reason) = cancelled => Err(Failure::Cancelled(reason)),
+            };
+            let confidence = |answer: &WireAnswer| answer.confidence.and_then(Confidence::stated);
+            call.settle(result.as_ref().map(confidence));
+            result
+        }
+    };
+    let outcome = match result {
+        Ok(answer) => call_outcome::Outcome::Answer(answer),
+        Err(failure) => call_outcome::Outcome::Failure(wire_v1::Failure {
+            cause: failure.cause().into(),
+            message: failure.to_string(),
+        }),
+    };
+    CallOutcome {
+        call_id,
+        outcome: Some(outcome),
+        agent_id,
+        started_at: Some(timestamp_to_wire(started_at)),
+        duration_us: micros(started.elapsed()),
+    }
+}
+
+fn begin(caller: &Rc<Caller>, origin: &Origin, wanted: &mut WireCall) -> Result<Call, Failure> {
+    use wire_v1::call::Target as Wanted;
+    let target = match &wanted.target {
+        Some(Wanted::AgentId(agent)) => Target::Agent(agent),
+        Some(Wanted::Capability(capability)) => Target::Capability(capability),
+        None => return Err(Failure::Malformed("the call names neither agent_id nor capability".to_owned())),
+    };
+    let request = wanted.request.get_or_insert_default();
+    let about = About { pattern: request.pattern_name.clone(), task: request.task_id.clone() };
+    let timeout = u64::try_from(request.timeout_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
+    if timeout.is_none() {
+        let default = caller.config.default_deadline.as_millis();
+        request.timeout_ms = i32::try_from(default).unwrap_or(i32::MAX);
+    }
+    caller.begin(origin.tenant(Some(&wanted.tenant)), target, timeout, Some(about))
+}
+
+/// What goes with the request.
+fn headers(origin: &Origin, wanted: &WireCall) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("parallax/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(CLIENT_ID, origin.client_id.clone());
+    headers.insert(ATTEMPT, HeaderValue::from(wanted.attempt));
+    for (name, value) in [(EFFECT, &wanted.effect), (TRACEPARENT, &wanted.traceparent)] {
+        match HeaderValue::try_from(value) {
+            Ok(value) if !value.is_empty() => _ = headers.insert(name, value),
+            Ok(_) => {}
+            Err(_) => return Err(Failure::Malformed(format!("the call's {name} is no plain text"))),
+        }
+    }
+    Ok(headers)
+}
+
+async fn ask(
+    call: &Call,
+    headers: Result<HeaderMap, Failure>,
+    request: &AgentRequest,
+    limit: usize,
+) -> Result<WireAnswer, Failure> {
+    let upload = Upload::whole(framed(request));
+    let answering = call.send(PathAndQuery::from_static(ANALYZE), headers?, upload).await?;
+    let Answering { head, mut body } = answering;
+    if body.is_empty() {
+        call.status(&head.headers)?;
+    }
+    let message = collect(call, &mut body, limit).await?;
+    let bad = |problem: String| Failure::BadAnswer { agent: call.entry.who(), problem };
+    let result =
+        ConfidenceResult::decode(message).map_err(|e| bad(format!("not a ConfidenceResult: {e}")))?;
+    Ok(answer_from_result(result))
+}
+
+/// Reads an answer of one message to its end.
+async fn collect(call: &Call, body: &mut Answer, limit: usize) -> Result<Bytes, Failure> {
+    let bad = |problem: String| Failure::BadAnswer { agent: call.entry.who(), problem };
+    let mut bytes = BytesMut::new();
+    let mut status = None;
+    while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
+        match frame?.into_data() {
+            Ok(data) if bytes.len() + data.len() > limit + PREFIX => {
+                return Err(bad(format!("more than {limit} bytes")));
+            }
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => status = frame.into_trailers().ok(),
+        }
+    }
+    call.status(&status.unwrap_or_default())?;
+    let message = bytes.freeze();
+    let Some((prefix, rest)) = message.split_at_checked(PREFIX) else {
+        return Err(bad("no message, and no error either".to_owned()));
+    };
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    match (prefix[0], rest.len()) {
+        (0, n) if n == length => Ok(message.slice(PREFIX..)),
+        (0, n) => Err(bad(format!("one message of {length} bytes is due, {n} came"))),
+        _ => Err(bad("compressed, which was not asked for".to_owned())),
+    }
+}
+
+/// A message as gRPC frames it.
+fn framed(request: &AgentRequest) -> Bytes {
+    let length = request.encoded_len();
+    let mut bytes = BytesMut::with_capacity(PREFIX + length);
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(length).expect("the call was decoded within a bound"));
+    request.encode(&mut bytes).expect("the buffer grows");
+    bytes.freeze()
+}

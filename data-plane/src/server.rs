@@ -1,0 +1,234 @@
+//! The workers: one thread each, with a runtime, a listener and upstream connections of its own.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parallax_runtime::{env::Env, lifecycle::Lifecycle};
+use parallax_security::{Acceptor, Alpn, Error as SecurityError, Tls, Transport};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{self, Runtime},
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tracing::{debug, error, warn};
+
+use crate::{
+    call::Caller,
+    config::Config,
+    directory::Directory,
+    error::Error,
+    fanout,
+    gather::Gather,
+    local::Local,
+    pool::{Pools, WINDOWS},
+    proxy::Origin,
+    services::{Dispatcher, Services},
+    tracker::Recorder,
+};
+
+/// A caller that has not finished its handshake by then is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Callers are pinged this often, and dropped when they do not answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// A caller may cancel this many calls in one breath, and this many may cross an answer of ours while its
+/// connection lives. Beyond that it is taken for an attack (CVE-2023-44487, CVE-2025-8671).
+const RESETS: (usize, usize) = (1024, 64 * 1024);
+/// Out of descriptors, most likely: others must close theirs first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long agents may take to see our goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Listeners on one address, which is filled in if its port was 0: the kernel spreads connections over them.
+pub(crate) fn listen(
+    what: &'static str,
+    addr: SocketAddr,
+    count: usize,
+) -> Result<(SocketAddr, Vec<StdListener>), Error> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::Taken { what, addr },
+        _ => Error::Listen { what, addr, source },
+    };
+    // A port that is shared can be taken without an error, so it is taken alone first.
+    let alone = socket(addr, false).map_err(failed)?;
+    let addr = alone.local_addr().map_err(failed)?;
+    if count == 1 {
+        return Ok((addr, vec![alone]));
+    }
+    drop(alone);
+    let shared: io::Result<Vec<_>> = (0..count).map(|_| socket(addr, true)).collect();
+    Ok((addr, shared.map_err(failed)?))
+}
+
+fn socket(addr: SocketAddr, shared: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What a worker is started with.
+pub(crate) struct Worker {
+    pub(crate) config: Arc<Config>,
+    pub(crate) tls: Tls,
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) recorder: Recorder,
+    /// Services that all workers share.
+    pub(crate) routes: Routes,
+    pub(crate) life: Lifecycle,
+}
+
+impl Worker {
+    /// Starts the worker's thread; the lifecycle waits for its end.
+    pub(crate) fn start(self, number: usize, listener: StdListener) -> Result<(), Error> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Worker)?;
+        let (done, ended) = oneshot::channel::<()>();
+        let life = self.life.clone();
+        thread::Builder::new()
+            .name(format!("data-plane-{number}"))
+            .spawn(move || {
+                if let Err(e) = self.run(&runtime, listener) {
+                    error!("a worker cannot listen: {e}");
+                }
+                drop(done);
+            })
+            .map_err(Error::Worker)?;
+        // It fails, as it should, when the thread has ended.
+        life.spawn("data-plane worker", async move { _ = ended.await });
+        Ok(())
+    }
+
+    fn run(self, runtime: &Runtime, listener: StdListener) -> io::Result<()> {
+        let local = LocalSet::new();
+        local.block_on(runtime, async move {
+            let listener = TcpListener::from_std(listener)?;
+            self.serve(listener).await;
+            Ok(())
+        })
+    }
+
+    async fn serve(self, listener: TcpListener) {
+        let Self { config, tls, env, directory, recorder, routes, life } = self;
+        let (calls, connections) = (TaskTracker::new(), TaskTracker::new());
+        let acceptor = tls.acceptor(Alpn::Grpc, config.plaintext);
+        let pools = Pools::new(config.clone(), tls, env.clone(), connections.clone());
+        let mut changes = directory.changes();
+        let caller = Rc::new(Caller { config: config.clone(), env, directory, pools, recorder });
+        let (jobs, mut driven) = mpsc::channel(1);
+        let routes = routes.add_service(Dispatcher { jobs }.service(config.max_message));
+        let services = Services { caller: caller.clone(), routes: routes.prepare() };
+        let edge = Rc::new(Edge {
+            acceptor,
+            services,
+            config: config.clone(),
+            calls: calls.clone(),
+            life: life.clone(),
+        });
+
+        let stopping = life.stopping();
+        tokio::pin!(stopping);
+        loop {
+            tokio::select! {
+                () = &mut stopping => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) => drop(calls.spawn_local(edge.clone().connection(socket))),
+                    Err(e) => {
+                        warn!("cannot accept a connection: {e}");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(job) = driven.recv() => drop(calls.spawn_local(fanout::serve(caller.clone(), job, life.stopping()))),
+                Ok(()) = changes.changed() => {
+                    if let Some(snapshot) = caller.directory.snapshot().as_ref() {
+                        caller.pools.retain(&snapshot.routes());
+                    }
+                }
+            }
+        }
+        drop(listener);
+        drop(driven);
+        calls.close();
+        if timeout(config.drain, calls.wait()).await.is_err() {
+            warn!(left = calls.len(), "calls were still in flight after {} s", config.drain.as_secs());
+        }
+        caller.pools.retain(&HashSet::new());
+        connections.close();
+        // What has not ended by then is dropped with the worker.
+        _ = timeout(GOODBYE, connections.wait()).await;
+        debug!("a worker has stopped");
+    }
+}
+
+/// What a worker does with callers' connections.
+struct Edge {
+    acceptor: Acceptor,
+    services: Services,
+    config: Arc<Config>,
+    calls: TaskTracker,
+    life: Lifecycle,
+}
+
+impl Edge {
+    async fn connection(self: Rc<Self>, socket: TcpStream) {
+        let accepted = tokio::select! {
+            () = self.life.stopping() => return,
+            accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(socket)) => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(SecurityError::Closed { .. })) | Err(_) => return,
+            Ok(Err(e)) => return warn!("a connection was refused: {e}"),
+        };
+        if peer.transport == Transport::PlaintextRefused {
+            warn!(addr = %peer.addr, "a plaintext connection: its calls are refused");
+        }
+        let origin = Origin::of(&peer);
+        let peer = Rc::new((peer, origin));
+        let services = self.services.clone();
+        let gather = Gather::new(stream);
+        let connection = http2::Builder::new(Local::new(self.calls.clone()))
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .max_concurrent_streams(self.config.max_streams)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_pending_accept_reset_streams(RESETS.0)
+            .max_local_error_reset_streams(RESETS.1)
+            .keep_alive_interval(KEEPALIVE)
+            .serve_connection(
+                TokioIo::new(gather.clone()),
+                service_fn(move |request| services.clone().answer(peer.clone(), request)),
+            );
+        let connection = gather.gathering(connection);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.life.stopping() => {
+                connection.as_mut().task().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(e) = ended {
+            debug!("a caller's connection ended: {e}");
+        }
+    }
+}

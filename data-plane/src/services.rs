@@ -1,0 +1,176 @@
+//! What a node serves: who may call what is decided here, for every request, and where it goes.
+
+use std::{convert::Infallible, rc::Rc, sync::Arc};
+
+use axum::{Json, Router, extract::State, routing::get};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use parallax_proto::dataplane::v1::{
+    CallOutcome, DispatchRequest,
+    data_plane_server::{DataPlane, DataPlaneServer},
+};
+use parallax_security::{
+    Peer,
+    access::{self, DeniedCode},
+};
+use parallax_telemetry::{
+    Registry,
+    admin::{self, Readiness},
+    metrics,
+};
+use serde::Serialize;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, service::Routes};
+use tower::ServiceExt;
+
+use crate::{
+    call::Caller,
+    directory::Directory,
+    fanout::Job,
+    proxy::{self, Origin, Proxied},
+    upload::discard,
+    vitals::View,
+};
+
+/// Outcomes that wait for a driver to read them.
+const OUTCOMES: usize = 64;
+
+/// What one worker serves with.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) caller: Rc<Caller>,
+    /// Everything but the proxy, which has no room for generated code.
+    pub(crate) routes: Routes,
+}
+
+impl Services {
+    /// Answers one request. It never fails: every failure is an answer.
+    pub(crate) async fn answer(
+        self,
+        peer: Rc<(Peer, Origin)>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Infallible> {
+        let (peer, origin) = &*peer;
+        if let Err(denied) = access::check(peer, request.uri().path()) {
+            let status = match denied.code {
+                DeniedCode::Unauthenticated => Status::unauthenticated(denied.message),
+                DeniedCode::PermissionDenied => Status::permission_denied(denied.message),
+            };
+            discard(request.into_body());
+            return Ok(status.into_http());
+        }
+        if request.uri().path().starts_with(proxy::PREFIX) {
+            return Ok(proxy::proxy(self.caller, origin, request).await);
+        }
+        request.extensions_mut().insert(Arc::new(origin.clone()));
+        let response = self.routes.oneshot(request.map(tonic::body::Body::new)).await;
+        Ok(response.unwrap_or_else(|never| match never {}).map(Reply::Served))
+    }
+}
+
+/// The body of any answer of a node.
+#[derive(Default)]
+pub(crate) enum Reply {
+    #[default]
+    Empty,
+    Proxied(Box<Proxied>),
+    Served(tonic::body::Body),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Proxied(body) => Pin::new(body.as_mut()).poll_frame(cx).map_err(|never| match never {}),
+            Self::Served(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Proxied(_) => false,
+            Self::Served(body) => body.is_end_stream(),
+        }
+    }
+}
+
+/// `parallax.dataplane.v1.DataPlane`, which hands each stream to the worker.
+pub(crate) struct Dispatcher {
+    pub(crate) jobs: mpsc::Sender<Job>,
+}
+
+impl Dispatcher {
+    /// The service; `max_message` bounds one call, in bytes.
+    pub(crate) fn service(self, max_message: usize) -> DataPlaneServer<Self> {
+        DataPlaneServer::new(self).max_decoding_message_size(max_message)
+    }
+}
+
+#[tonic::async_trait]
+impl DataPlane for Dispatcher {
+    type DispatchStream = ReceiverStream<Result<CallOutcome, Status>>;
+
+    async fn dispatch(
+        &self,
+        request: tonic::Request<Streaming<DispatchRequest>>,
+    ) -> Result<tonic::Response<Self::DispatchStream>, Status> {
+        let origin = request.extensions().get::<Arc<Origin>>();
+        let origin =
+            origin.map(|origin| Origin::clone(origin)).ok_or_else(|| Status::internal("no origin"))?;
+        let (outcomes, stream) = mpsc::channel(OUTCOMES);
+        let job = Job { origin, calls: request.into_inner(), outcomes };
+        self.jobs.send(job).await.map_err(|_| Status::unavailable("this node is stopping; retry"))?;
+        Ok(tonic::Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// One agent, as `GET /agents` shows it.
+#[derive(Serialize)]
+struct AgentView {
+    tenant: String,
+    id: String,
+    endpoint: String,
+    #[serde(flatten)]
+    vitals: View,
+}
+
+/// The admin port: `/livez`, `/readyz`, `/metrics`, `/agents`.
+pub(crate) fn admin(readiness: Readiness, registry: Arc<Registry>, directory: Arc<Directory>) -> Router {
+    let shown = directory.clone();
+    let encode = move || {
+        let now = Instant::now();
+        if let Some(snapshot) = shown.snapshot().as_ref() {
+            snapshot.entries().for_each(|entry| entry.vitals.show_breaker(now));
+        }
+        metrics::encode(&registry)
+    };
+    Router::new().route("/agents", get(agents)).with_state(directory).merge(admin::router(readiness, encode))
+}
+
+async fn agents(State(directory): State<Arc<Directory>>) -> Json<Vec<AgentView>> {
+    let now = Instant::now();
+    let snapshot = directory.snapshot();
+    let mut agents: Vec<_> = snapshot
+        .iter()
+        .flat_map(|snapshot| snapshot.entries())
+        .map(|entry| AgentView {
+            tenant: entry.agent.key.tenant.clone(),
+            id: entry.agent.key.id.clone(),
+            endpoint: entry.agent.endpoint.clone(),
+            vitals: entry.vitals.view(now),
+        })
+        .collect();
+    agents.sort_by(|a, b| (&a.tenant, &a.id).cmp(&(&b.tenant, &b.id)));
+    Json(agents)
+}

@@ -1,0 +1,222 @@
+//! How the node keeps its connections to agents.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use futures::future::join_all;
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use parallax_proto::controlplane::v1::Transport;
+use parallax_runtime::wire;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tonic::Code;
+
+use crate::{
+    agent::{agent, framed, sure},
+    proxy::{ANALYZE, ask, bare, call, request},
+    trouble::{hanging, hears},
+    world::{World, record, until, within},
+};
+
+#[tokio::test]
+async fn a_thousand_calls_in_a_row_and_two_hundred_at_once_open_two_connections_at_most() {
+    let world = World::new().await;
+    let (gate, waiting) = (Arc::new(Semaphore::new(1_000)), Arc::new(AtomicUsize::new(0)));
+    let (barrier, count) = (gate.clone(), waiting.clone());
+    let agent = agent(&world, "a", move |_| {
+        let (barrier, count) = (barrier.clone(), count.clone());
+        async move {
+            count.fetch_add(1, SeqCst);
+            barrier.acquire().await.unwrap().forget();
+            sure(0.5)
+        }
+    })
+    .await;
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    for _ in 0..1_000 {
+        assert_eq!(ask(&operator, "a").await.status().code(), Code::Ok);
+    }
+    assert_eq!(agent.connections(), 1);
+    let calls = join_all((0..200).map(|_| ask(&operator, "a")));
+    let all_wait = async {
+        until("all wait at the agent at once", || async { (waiting.load(SeqCst) == 1_200).then_some(()) })
+            .await;
+        assert_eq!(node.agent("a").await.unwrap()["in_flight"], 200);
+        gate.add_permits(200);
+    };
+    let (calls, ()) = tokio::join!(calls, all_wait);
+    assert!(calls.iter().all(|raw| raw.status().code() == Code::Ok));
+    assert!(agent.connections() <= 2, "{}", agent.connections());
+    world.samples("a", 1_200).await;
+}
+
+#[tokio::test]
+async fn a_goodbye_loses_no_call() {
+    let world = World::new().await;
+    let agent = agent(&world, "a", |_| async {
+        tokio::task::yield_now().await;
+        sure(0.5)
+    })
+    .await;
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    for round in 0..40 {
+        let calls = join_all((0..20).map(|_| ask(&operator, "a")));
+        let goodbye = async {
+            tokio::task::yield_now().await;
+            agent.say_goodbye();
+        };
+        let (calls, ()) = tokio::join!(calls, goodbye);
+        for raw in calls {
+            assert_eq!(raw.status().code(), Code::Ok, "round {round}: {:?}", raw.status());
+        }
+    }
+    assert!(agent.connections() > 10, "it did say goodbye: {}", agent.connections());
+}
+
+#[tokio::test]
+async fn a_call_that_is_under_way_outlives_a_goodbye() {
+    let world = World::new().await;
+    let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (barrier, beginning) = (gate.clone(), begun.clone());
+    let agent = agent(&world, "a", move |_| {
+        let (barrier, beginning) = (barrier.clone(), beginning.clone());
+        async move {
+            beginning.add_permits(1);
+            barrier.acquire().await.unwrap().forget();
+            sure(0.5)
+        }
+    })
+    .await;
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    let caller = operator.clone();
+    let early = tokio::spawn(async move { ask(&caller, "a").await });
+    begun.acquire().await.unwrap().forget();
+    agent.say_goodbye();
+    let late = tokio::spawn(async move { ask(&operator, "a").await });
+    within("the second call arrives", begun.acquire()).await.unwrap().forget();
+    gate.add_permits(2);
+    assert_eq!(early.await.unwrap().status().code(), Code::Ok);
+    assert_eq!(late.await.unwrap().status().code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_unseen_goes_out_again_and_any_other_does_not() {
+    let world = World::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.control_plane.put(record("h2", listener.local_addr().unwrap(), Transport::Plaintext));
+    let streams = Arc::new(AtomicUsize::new(0));
+    let seen = streams.clone();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                while let Some(Ok((mut request, mut respond))) = connection.accept().await {
+                    match seen.fetch_add(1, SeqCst) {
+                        0 => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                        1 => {
+                            tokio::spawn(async move {
+                                let body = request.body_mut().data().await.unwrap().unwrap();
+                                assert_eq!(body, framed(b"once"));
+                                let head =
+                                    http::Response::builder().header("content-type", "application/grpc");
+                                let mut send = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                                let mut trailers = http::HeaderMap::new();
+                                trailers.insert("grpc-status", 0.into());
+                                send.send_trailers(trailers).unwrap();
+                            });
+                        }
+                        _ => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+                    }
+                }
+            });
+        }
+    });
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    let raw = call(&operator, ANALYZE, framed(b"once"), &[(wire::AGENT, "h2")]).await;
+    assert_eq!(raw.status().code(), Code::Ok, "{:?}", raw.status());
+    assert_eq!(streams.load(SeqCst), 2);
+    let raw = call(&operator, ANALYZE, framed(b"once"), &[(wire::AGENT, "h2")]).await;
+    assert_eq!(raw.status().code(), Code::Internal);
+    assert_eq!(streams.load(SeqCst), 3, "it may have been processed");
+}
+
+#[tokio::test]
+async fn connections_end_when_the_agent_leaves_and_its_calls_have_ended() {
+    let world = World::new().await;
+    let (_agent, mut told) = hanging(&world, "a").await;
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    let asked = tokio::spawn(async move { ask(&operator, "a").await });
+    hears(&mut told, "began").await;
+    let connections = r#"parallax_upstream_connections{tenant="default",agent="a"}"#;
+    let shown = |n: usize| {
+        let (line, node) = (format!("{connections} {n}\n"), &node);
+        async move { node.admin("/metrics").await.1.contains(&line).then_some(()) }
+    };
+    until("one connection", || shown(1)).await;
+    world.control_plane.remove("a");
+    until("it has left", || async { node.agent("a").await.is_none().then_some(()) }).await;
+    assert!(shown(1).await.is_some(), "a call is on it");
+    asked.abort();
+    hears(&mut told, "gone").await;
+    until("no connection", || shown(0)).await;
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_replaced_after_a_deadline() {
+    let world = World::new().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let agent = agent(&world, "a", move |request: Request<Incoming>| {
+        let first = counted.fetch_add(1, SeqCst) == 0;
+        async move {
+            if first {
+                std::future::pending::<Infallible>().await;
+            }
+            request.into_body().collect().await.unwrap();
+            sure(0.5)
+        }
+    })
+    .await;
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    let metadata = [(wire::AGENT, "a"), ("grpc-timeout", "50m")];
+    let raw = bare(&node, request(ANALYZE, framed(b""), &metadata)).await;
+    assert_eq!(raw.status().code(), Code::DeadlineExceeded);
+    assert_eq!(ask(&operator, "a").await.status().code(), Code::Ok);
+    assert_eq!(agent.connections(), 2);
+}
+
+#[tokio::test]
+async fn refusals_and_cancellations_by_the_thousand_cost_nobody_their_connection() {
+    let world = World::new().await;
+    let agent = agent(&world, "a", |_| async { sure(0.5) }).await;
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    for _ in 0..3_000 {
+        assert_eq!(ask(&operator, "nobody").await.status().code(), Code::NotFound);
+    }
+    // Dropped at any moment, so that answers cross cancellations.
+    for n in 0..6_000 {
+        let mut asked = Box::pin(ask(&operator, "a"));
+        for _ in 0..n % 7 {
+            _ = futures::poll!(&mut asked);
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(ask(&operator, "a").await.status().code(), Code::Ok);
+    assert_eq!(agent.connections(), 1);
+    node.shows("a", "in_flight", 0).await;
+}

@@ -1,0 +1,12 @@
+//! The node on a real port, between scripted callers, agents and a scripted control plane.
+
+#![allow(clippy::unwrap_used, reason = "all of this is test")]
+
+mod agent;
+mod connections;
+mod directory;
+mod dispatch;
+mod life;
+mod proxy;
+mod trouble;
+mod world;

@@ -1,0 +1,210 @@
+//! Arrays and texts.
+
+use super::Native;
+use crate::diagnostic::{Raise, Raised};
+use crate::value::{Array, Body, Object, Val, printed, strict_equal, text};
+use crate::vm::{array_arg, bad_argument, grouped, sorted};
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+/// Longest array that `range` makes.
+const MAX_RANGE: f64 = 4_000_000.0;
+
+fn number(native: Native, args: &[Val], i: usize) -> Raised<Option<f64>> {
+    match args.get(i).map(Val::plain) {
+        None | Some(Val::Null) => Ok(None),
+        Some(Val::Num(x)) => Ok(Some(*x)),
+        Some(other) => Err(bad_argument(native, "a number", other)),
+    }
+}
+
+fn string<'a>(native: Native, args: &'a [Val], i: usize) -> Raised<Option<&'a str>> {
+    match args.get(i).map(Val::plain) {
+        None => Ok(None),
+        Some(Val::Str(s)) => Ok(Some(s)),
+        Some(other) => Err(bad_argument(native, "a string", other)),
+    }
+}
+
+/// `max` and `min`: the winner as it is, with its own confidence; the first of equals wins.
+pub(super) fn extreme(native: Native, args: &[Val]) -> Raised<Val> {
+    let mut best: Option<(f64, &Val)> = None;
+    for arg in args {
+        let Val::Num(x) = arg.plain() else { return Err(bad_argument(native, "numbers", arg)) };
+        let better = best.is_none_or(|(b, _)| if native == Native::Max { *x > b } else { *x < b });
+        if better {
+            best = Some((*x, arg));
+        }
+    }
+    Ok(best.map_or(Val::Null, |(_, v)| v.clone()))
+}
+
+/// A printed line.
+pub(crate) fn line(args: &[Val], debug: bool) -> Raised<String> {
+    let mut out = String::from(if debug { "[DEBUG] " } else { "" });
+    for (i, arg) in args.iter().enumerate() {
+        arg.check_weight()?;
+        if i > 0 {
+            out.push(' ');
+        }
+        printed(&mut out, arg);
+    }
+    Ok(out)
+}
+
+pub(super) fn ordered(native: Native, args: &[Val]) -> Raised<Val> {
+    match native {
+        Native::SortBy => {
+            let Some(key) = string(native, args, 0)? else { unreachable!("arity was checked") };
+            let ascending = match args.get(1).map(Val::plain) {
+                None | Some(Val::Null) => true,
+                Some(Val::Str(direction)) => direction.as_str() == "asc",
+                Some(other) => return Err(bad_argument(native, "a direction as a string", other)),
+            };
+            let given = Box::new([Val::str(key), Val::Bool(ascending)]);
+            Val::func(Body::Partial { native: Native::SortByOf, given })
+        }
+        Native::SortByOf => {
+            let key = args[0].as_str().unwrap_or_default();
+            let ascending = args[1].truthy();
+            let items = array_arg(native, args, 2)?;
+            args[2].check_weight()?;
+            let by_key = |a: &Val, b: &Val| match (a.plain(), b.plain()) {
+                (Val::Obj(a), Val::Obj(b)) => {
+                    let part = |o: &Object| o.get(key).map_or(Val::Null, |v| v.plain().clone());
+                    order(&part(a), &part(b))
+                }
+                // Other elements are their own keys.
+                (a, b) => order(a, b),
+            };
+            let sorted = sorted(items.items().to_vec(), |a, b| if ascending { by_key(a, b) } else { by_key(b, a) });
+            Ok(Val::array(sorted)?.sure(0.95))
+        }
+        Native::Sort => {
+            args[0].check_weight()?;
+            let items = array_arg(native, args, 0)?.items().to_vec();
+            Val::array(sorted(items, |a, b| order(a.plain(), b.plain())))
+        }
+        Native::GroupBy => {
+            if !args[0].callable() && args[0].plain().as_str().is_none() {
+                return Err(bad_argument(native, "a property name or a function", &args[0]));
+            }
+            Val::func(Body::Partial { native: Native::GroupByOf, given: Box::new([args[0].clone()]) })
+        }
+        _ => {
+            let key = args[0].plain().as_str().unwrap_or_default();
+            let items = array_arg(native, args, 1)?;
+            args[1].check_weight()?;
+            grouped(items.items(), |item| match item.plain() {
+                Val::Obj(object) => object.get(key).cloned().unwrap_or(Val::Null),
+                // Other elements are their own keys.
+                other => other.clone(),
+            })
+        }
+    }
+}
+
+/// Numbers by size, everything else by its text as a reader would sort it.
+fn order(a: &Val, b: &Val) -> Ordering {
+    match (a, b) {
+        (Val::Num(x), Val::Num(y)) => x.partial_cmp(y).unwrap_or(Ordering::Equal),
+        _ => alphabetical(&text(a), &text(b)),
+    }
+}
+
+/// Punctuation before digits before letters; case decides only between otherwise equal texts, small letters first.
+fn alphabetical(a: &str, b: &str) -> Ordering {
+    let rank = |c: char| match c {
+        c if c.is_alphabetic() => 2,
+        c if c.is_numeric() => 1,
+        _ => 0,
+    };
+    let folded = |s: &str| s.chars().flat_map(char::to_lowercase).map(|c| (rank(c), c)).collect::<Vec<_>>();
+    folded(a).cmp(&folded(b)).then_with(|| {
+        let case = |s: &str| s.chars().map(char::is_uppercase).collect::<Vec<_>>();
+        case(a).cmp(&case(b))
+    })
+}
+
+pub(super) fn array_method(native: Native, args: &[Val]) -> Raised<Val> {
+    let array = array_arg(native, args, 0)?;
+    let items = array.items();
+    match native {
+        Native::Join => {
+            let separator = string(native, args, 1)?.unwrap_or(",");
+            args[0].check_weight()?;
+            let size = items.len().saturating_mul(separator.len());
+            if size > 64 << 20 {
+                return Err(Raise::new("limit_memory", "the joined text is too large"));
+            }
+            let parts: Vec<String> =
+                items.iter().map(|v| if matches!(v, Val::Null) { String::new() } else { text(v) }).collect();
+            Ok(Val::str(parts.join(separator)))
+        }
+        Native::Slice => {
+            let len = items.len() as f64;
+            let place = |x: f64| if x < 0.0 { (len + x).max(0.0) } else { x.min(len) }.trunc() as usize;
+            let start = place(number(native, args, 1)?.unwrap_or(0.0));
+            let end = place(number(native, args, 2)?.unwrap_or(len));
+            Val::array(items.get(start..end).unwrap_or(&[]).to_vec())
+        }
+        Native::Includes | Native::IndexOf => {
+            args[0].check_weight()?;
+            let at = items.iter().position(|v| strict_equal(v, &args[1]));
+            Ok(match native {
+                Native::Includes => Val::Bool(at.is_some()),
+                _ => Val::Num(at.map_or(-1.0, |i| i as f64)),
+            })
+        }
+        _ => {
+            let mut joined = items.to_vec();
+            for arg in &args[1..] {
+                match arg.plain() {
+                    Val::Arr(more) => joined.extend_from_slice(Array::items(more)),
+                    _ => joined.push(arg.clone()),
+                }
+            }
+            Val::array(joined)
+        }
+    }
+}
+
+pub(super) fn text_method(native: Native, args: &[Val]) -> Raised<Val> {
+    let Val::Str(s) = args[0].plain() else { return Err(bad_argument(native, "a string", &args[0])) };
+    match native {
+        Native::TextIncludes => Ok(Val::Bool(string(native, args, 1)?.is_some_and(|part| s.contains(part)))),
+        Native::Trim => Ok(Val::str(s.trim())),
+        Native::ToLowerCase => Ok(Val::str(s.to_lowercase())),
+        Native::ToUpperCase => Ok(Val::str(s.to_uppercase())),
+        _ => {
+            let parts: Vec<Val> = match string(native, args, 1)? {
+                None => vec![Val::Str(Arc::clone(s))],
+                Some("") => s.chars().map(Val::str).collect(),
+                Some(separator) => s.split(separator).map(Val::str).collect(),
+            };
+            Val::array(parts)
+        }
+    }
+}
+
+/// `range(end)`, `range(start, end)`, `range(start, end, step)`: `end` is not reached.
+pub(super) fn range(args: &[Val]) -> Raised<Val> {
+    let native = Native::Range;
+    let mut numbers = [0.0; 3];
+    for (i, slot) in numbers.iter_mut().enumerate().take(args.len()) {
+        *slot = number(native, args, i)?.ok_or_else(|| bad_argument(native, "numbers", &Val::Null))?;
+    }
+    let (start, end, step) = match args.len() {
+        1 => (0.0, numbers[0], 1.0),
+        2 => (numbers[0], numbers[1], if numbers[0] <= numbers[1] { 1.0 } else { -1.0 }),
+        _ => (numbers[0], numbers[1], numbers[2]),
+    };
+    let count = ((end - start) / step).ceil();
+    if step == 0.0 || !count.is_finite() {
+        return Err(Raise::new("bad_argument", "`range` needs finite bounds and a step that is not 0"));
+    }
+    if count > MAX_RANGE {
+        return Err(Raise::new("bad_argument", format!("`range` makes at most {MAX_RANGE} numbers, not {count}")));
+    }
+    Val::array((0..count.max(0.0) as u64).map(|i| Val::Num(start + i as f64 * step)).collect())
+}

@@ -1,0 +1,170 @@
+//! The machine: frames on the heap, so that a script's depth is a number and not a crash, and so that it can stop at
+//! any instruction and go on later.
+
+mod calls;
+mod collect;
+mod data;
+mod exec;
+mod futures;
+mod ops;
+mod parallel;
+mod run;
+mod tasks;
+
+pub(crate) use calls::{array_arg, bad_argument};
+pub(crate) use run::Thrown;
+pub(crate) use tasks::{grouped, sorted};
+pub use run::{AgentInfo, Host, Interrupt, Run, Step};
+
+use crate::compile::{Inner, ProtoId, Reg};
+use crate::diagnostic::Raise;
+use crate::effects::{Effect, EffectId, Slot};
+use crate::limits::Limits;
+use crate::value::{Lazy, Object, Val};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tasks::Task;
+
+/// Why an instruction did not finish.
+pub(crate) enum Trap {
+    Raise(Box<Raise>),
+    /// All of these must be settled first; then the instruction runs again.
+    Wait(Vec<Arc<Slot>>),
+    /// Any outcome may help; then the task on top is resumed.
+    WaitAny,
+    /// An error that was thrown before goes on.
+    Rethrow(Arc<Thrown>),
+}
+
+impl From<Box<Raise>> for Trap {
+    fn from(raise: Box<Raise>) -> Trap {
+        Trap::Raise(raise)
+    }
+}
+
+pub(crate) type Ran<T> = Result<T, Trap>;
+
+/// What calling a function did.
+pub(crate) enum Flow {
+    Value(Val),
+    /// A frame was pushed; the value comes when it returns.
+    Frame,
+}
+
+/// What a call does to the confidence of its result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Wrap {
+    None,
+    /// A confident result is multiplied, a plain one gets this.
+    Times(f64),
+    Set(f64),
+}
+
+impl Wrap {
+    fn apply(self, value: Val) -> Val {
+        match self {
+            Wrap::None => value,
+            Wrap::Times(c) => {
+                let c = c * value.certainty();
+                value.sure(c)
+            }
+            Wrap::Set(c) => value.sure(c),
+        }
+    }
+}
+
+/// Where a result goes: an index into the stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Ret {
+    dst: u32,
+    wrap: Wrap,
+}
+
+pub(crate) struct Frame {
+    /// The stack is cut back to here on return.
+    floor: u32,
+    ret: Ret,
+    kind: FrameKind,
+}
+
+pub(crate) enum FrameKind {
+    Code { proto: ProtoId, pc: u32, base: u32 },
+    /// A built-in that calls back. It is out while it works.
+    Task(Option<Box<Task>>),
+}
+
+/// Where an error goes.
+struct Handler {
+    frame: u32,
+    target: u32,
+    reg: Reg,
+    /// The first effect asked for under its protection.
+    mark: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ModuleState {
+    Fresh,
+    Running,
+    Done,
+}
+
+struct Module {
+    state: ModuleState,
+    exports: Object,
+}
+
+/// What a run waits for.
+enum Waiting {
+    Nothing,
+    All(Vec<Arc<Slot>>),
+    Any,
+}
+
+pub(crate) struct Vm {
+    program: Arc<Inner>,
+    stack: Vec<Val>,
+    frames: Vec<Frame>,
+    handlers: Vec<Handler>,
+    globals: Vec<Val>,
+    /// Captured variables that may change. Free ones are listed in `free_cells`.
+    cells: Vec<Val>,
+    free_cells: Vec<u32>,
+    /// Where each property name was found the last time.
+    hints: Vec<u16>,
+    modules: Vec<Module>,
+    agents: Vec<AgentInfo>,
+    task: Val,
+    data: Val,
+    /// `agentResults` and `successfulResults`, once made.
+    made: Vec<(Lazy, Val)>,
+
+    waiting: Waiting,
+    next_effect: u64,
+    arrivals: u64,
+    /// Asked for and not answered.
+    outstanding: HashMap<EffectId, Arc<Slot>>,
+    /// Asked for and not yet handed to the owner.
+    queue: Vec<Effect>,
+    /// Held back by a bound on concurrency.
+    held: Vec<Effect>,
+    /// Handed out and no longer wanted, to be reported.
+    cancelled: Vec<EffectId>,
+    /// Outcomes of these are ignored.
+    forgotten: HashSet<EffectId>,
+    /// Effects of language models; their failures are errors even if nobody looks.
+    insist: Vec<Arc<Slot>>,
+    /// Effects asked for under a `try`, in order.
+    watched: Vec<Arc<Slot>>,
+
+    limits: Limits,
+    interrupt: Arc<AtomicBool>,
+    /// Steps until the next look at limits and interruption.
+    fuel: u32,
+    steps_left: u64,
+    allocated: u64,
+    next_collect: u64,
+    output: Vec<String>,
+    output_bytes: u64,
+}

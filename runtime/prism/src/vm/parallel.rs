@@ -1,0 +1,434 @@
+//! Effectful built-ins, and `parallel`: many calls at once, of which all, the first or a quorum count.
+
+use super::calls::{Started, array_arg, bad_argument};
+use super::futures::kept;
+use super::tasks::{Next, Task, Then};
+use super::{Ran, Trap, Vm};
+use crate::builtins::{Native, agents};
+use crate::diagnostic::{Raise, Raised};
+use crate::effects::{EffectKind, Form, Slot};
+use crate::value::{Body, Object, Promise, Val, Value, text};
+use std::sync::Arc;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    All,
+    First,
+    Quorum(usize),
+}
+
+/// One call of a `parallel`.
+enum Call {
+    /// A function, not called yet.
+    Thunk(Val),
+    /// Its function is being called.
+    Starting,
+    Open(Arc<Slot>),
+    /// Its effect is asked for, but held back.
+    Held(Arc<Slot>),
+    Done(Val),
+    Failed(String),
+}
+
+pub(super) struct Parallel {
+    calls: Vec<Call>,
+    mode: Mode,
+    max: usize,
+    /// Calls that succeeded, in order of arrival.
+    arrived: Vec<usize>,
+    open: usize,
+    failed: usize,
+    /// Calls before this one have been started.
+    started: usize,
+}
+
+impl Parallel {
+    fn new(items: &[Val], mode: Mode, max: usize) -> Parallel {
+        let calls = items
+            .iter()
+            .map(|item| match item {
+                Val::Pending(slot) => Call::Held(Arc::clone(slot)),
+                f if f.callable() => Call::Thunk(f.clone()),
+                Val::Promise(promise) => match &**promise {
+                    Promise::Fulfilled(Val::Pending(slot)) => Call::Held(Arc::clone(slot)),
+                    Promise::Fulfilled(value) => Call::Done(value.clone()),
+                    Promise::Rejected(reason) => Call::Failed(text(reason)),
+                },
+                value => Call::Done(value.clone()),
+            })
+            .collect();
+        Parallel { calls, mode, max, arrived: Vec::new(), open: 0, failed: 0, started: 0 }
+    }
+
+    pub(super) fn values(&self, note: &mut dyn FnMut(&Val)) {
+        for call in &self.calls {
+            match call {
+                Call::Thunk(v) | Call::Done(v) => note(v),
+                Call::Open(slot) | Call::Held(slot) => note(&Val::Pending(Arc::clone(slot))),
+                Call::Starting | Call::Failed(_) => {}
+            }
+        }
+    }
+
+    /// An error in a function that was being called: the call failed.
+    pub(super) fn thunk_failed(&mut self, raise: &Raise) -> bool {
+        let Some(call) = self.calls.iter_mut().find(|c| matches!(c, Call::Starting)) else { return false };
+        *call = Call::Failed(raise.message.clone());
+        self.failed += 1;
+        true
+    }
+
+    pub(super) fn next(&mut self, vm: &mut Vm, value: &mut Option<Val>) -> Ran<Next> {
+        if let Some(value) = value.take()
+            && let Some(at) = self.calls.iter().position(|c| matches!(c, Call::Starting))
+        {
+            self.calls[at] = match value {
+                Val::Pending(slot) => {
+                    self.open += 1;
+                    Call::Open(slot)
+                }
+                value => {
+                    self.arrived.push(at);
+                    Call::Done(value)
+                }
+            };
+        }
+        loop {
+            self.harvest();
+            if let Some(result) = self.decided(vm)? {
+                return Ok(Next::Done(result));
+            }
+            if self.started < self.calls.len() && self.open < self.max {
+                let at = self.started;
+                self.started += 1;
+                match std::mem::replace(&mut self.calls[at], Call::Starting) {
+                    Call::Thunk(f) => {
+                        let callee = vm.stack.len() - 1;
+                        vm.stack[callee] = f;
+                        return Ok(Next::Call(0));
+                    }
+                    Call::Held(slot) | Call::Open(slot) => {
+                        vm.let_go(&slot);
+                        self.open += 1;
+                        self.calls[at] = Call::Open(slot);
+                    }
+                    Call::Done(value) => {
+                        self.arrived.push(at);
+                        self.calls[at] = Call::Done(value);
+                    }
+                    Call::Failed(message) => {
+                        self.failed += 1;
+                        self.calls[at] = Call::Failed(message);
+                    }
+                    Call::Starting => unreachable!("calls are started one after the other"),
+                }
+                continue;
+            }
+            return Err(self.wait());
+        }
+    }
+
+    /// Takes what has arrived, in the order in which it did.
+    fn harvest(&mut self) {
+        if self.open == 0 {
+            return;
+        }
+        let mut settled: Vec<(u64, usize)> = self
+            .calls
+            .iter()
+            .enumerate()
+            .filter_map(|(at, call)| match call {
+                Call::Open(slot) => slot.arrival().map(|arrival| (arrival, at)),
+                _ => None,
+            })
+            .collect();
+        settled.sort_unstable();
+        for (_, at) in settled {
+            let Call::Open(slot) = &self.calls[at] else { continue };
+            slot.see();
+            self.open -= 1;
+            self.calls[at] = match slot.value() {
+                Some(Ok(value)) => {
+                    self.arrived.push(at);
+                    Call::Done(value.clone())
+                }
+                Some(Err(raise)) => {
+                    self.failed += 1;
+                    Call::Failed(raise.message.clone())
+                }
+                None => continue,
+            };
+        }
+    }
+
+    fn decided(&mut self, vm: &mut Vm) -> Ran<Option<Val>> {
+        let needed = match self.mode {
+            Mode::All => {
+                if self.started < self.calls.len() || self.open > 0 {
+                    return Ok(None);
+                }
+                let results = self.calls.iter().map(|call| match call {
+                    Call::Done(value) => value.clone(),
+                    _ => Val::Null.sure(0.0),
+                });
+                return Ok(Some(Val::array(results.collect())?));
+            }
+            Mode::First => 1,
+            Mode::Quorum(n) => n,
+        };
+        if self.arrived.len() >= needed {
+            self.cancel_rest(vm);
+            let mut winners = self.arrived[..needed].iter().map(|at| match &self.calls[*at] {
+                Call::Done(value) => value.clone(),
+                _ => unreachable!("only finished calls arrive"),
+            });
+            return Ok(Some(match self.mode {
+                Mode::First => winners.next().expect("one is needed"),
+                _ => Val::array(winners.collect())?,
+            }));
+        }
+        if self.calls.len() - self.failed < needed {
+            self.cancel_rest(vm);
+            let causes = self.calls.iter().filter_map(|c| match c {
+                Call::Failed(message) => Some(message.as_str()),
+                _ => None,
+            });
+            let causes: Vec<&str> = causes.collect();
+            let message = match self.mode {
+                Mode::First => format!("all {} calls failed: {}", self.calls.len(), causes.join("; ")),
+                _ => format!(
+                    "{needed} of {} calls were needed, but {} failed: {}",
+                    self.calls.len(),
+                    self.failed,
+                    causes.join("; ")
+                ),
+            };
+            return Err(Raise::new("agent_failed", message).into());
+        }
+        Ok(None)
+    }
+
+    fn cancel_rest(&mut self, vm: &mut Vm) {
+        for call in &self.calls {
+            if let Call::Open(slot) | Call::Held(slot) = call {
+                vm.cancel(slot);
+            }
+        }
+    }
+
+    fn wait(&self) -> Trap {
+        if self.mode == Mode::All && self.started == self.calls.len() {
+            let open = self.calls.iter().filter_map(|c| match c {
+                Call::Open(slot) if !slot.is_settled() => Some(Arc::clone(slot)),
+                _ => None,
+            });
+            return Trap::Wait(open.collect());
+        }
+        Trap::WaitAny
+    }
+}
+
+impl Vm {
+    /// Keeps the effects of these pending values from being handed out.
+    fn hold_back(&mut self, items: &[Val]) {
+        let ids: Vec<u64> = items
+            .iter()
+            .filter_map(|v| match v {
+                Val::Pending(slot) => Some(slot.id.0),
+                _ => None,
+            })
+            .collect();
+        let (held, queue) = std::mem::take(&mut self.queue).into_iter().partition(|e| ids.contains(&e.id.0));
+        self.queue = queue;
+        self.held.extend::<Vec<_>>(held);
+    }
+
+    fn let_go(&mut self, slot: &Slot) {
+        if let Some(at) = self.held.iter().position(|e| e.id == slot.id) {
+            let effect = self.held.remove(at);
+            self.queue.push(effect);
+        }
+    }
+
+    /// Built-ins that ask the owner. Arguments are settled; nothing may wait once something was asked for.
+    pub(super) fn effectful(&mut self, native: Native, args: &[Val]) -> Ran<Started> {
+        let value = match native {
+            Native::Llm => {
+                let (prompt, options, extractor) = agents::llm_arguments(native, args)?;
+                let kind = EffectKind::Llm { prompt: prompt.clone(), options };
+                match extractor {
+                    None => Val::Pending(self.request(kind, Form::Llm)?),
+                    Some(f) => {
+                        let slot = self.request(kind, Form::LlmResponse)?;
+                        let options = args.get(1).cloned().unwrap_or(Val::Null);
+                        let then = Then::Extract { prompt: Val::str(prompt), options };
+                        return Ok(Started::Task(f, Task::wait(slot, then)));
+                    }
+                }
+            }
+            Native::StreamLlm => {
+                let (prompt, options, _) = agents::llm_arguments(native, args)?;
+                let slot = self.request(EffectKind::Llm { prompt, options }, Form::LlmResponse)?;
+                self.stream(slot)?
+            }
+            Native::StreamNext => self.stream_next(args)?,
+            Native::StreamCancel => {
+                self.set_stream(&args[1], 2.0);
+                Val::Null
+            }
+            Native::StreamResult => {
+                let response = self.force(&args[0])?;
+                let confidence = response.get("confidence").and_then(|c| c.plain().as_num());
+                kept(response.get("content").cloned().unwrap_or(Val::Null).maybe_sure(confidence))?
+            }
+            Native::Delay | Native::Sleep => {
+                let ms = agents::milliseconds(native, &args[0])?;
+                kept(Val::Pending(self.request(EffectKind::Sleep { ms }, Form::Sleep)?))?
+            }
+            Native::DebounceCall => {
+                let ms = agents::milliseconds(native, &args[0])?;
+                let slot = self.request(EffectKind::Sleep { ms }, Form::Sleep)?;
+                return Ok(Started::Task(args[1].clone(), Task::wait(slot, Then::Call(args[2..].to_vec()))));
+            }
+            Native::All => {
+                let items = array_arg(native, args, 0)?;
+                let inner: Raised<Vec<Val>> = items.items().iter().map(awaited).collect();
+                self.settled(&Val::array(inner?)?)?
+            }
+            Native::Parallel | Native::Race => return self.parallel(native, args),
+            Native::ExecutePattern => {
+                let Val::Str(name) = args[0].plain() else {
+                    return Err(bad_argument(native, "the name of a pattern", &args[0]).into());
+                };
+                let input = args.get(1).cloned().unwrap_or(Val::Null);
+                input.check_weight()?;
+                let kind = EffectKind::Pattern { name: name.to_string(), input: Value(input) };
+                Val::Pending(self.request(kind, Form::Pattern)?)
+            }
+            Native::Now | Native::Random => {
+                let kind = if native == Native::Now { EffectKind::Now } else { EffectKind::Random };
+                let slot = self.request(kind, Form::Number)?;
+                return Ok(Started::Task(Val::Null, Task::wait(slot, Then::Value)));
+            }
+            _ => self.analyze(native, args)?,
+        };
+        Ok(Started::Value(value))
+    }
+
+    fn analyze(&mut self, native: Native, args: &[Val]) -> Ran<Val> {
+        let Some(index) = args[0].as_num() else { unreachable!("bound with the agent's index") };
+        let (default_task, default_data) = self.task_and_data()?;
+        let task = match args.get(1).map(Val::plain) {
+            None | Some(Val::Null) => default_task,
+            Some(Val::Str(task)) => task.to_string(),
+            Some(other) => return Err(bad_argument(native, "a task as a string", other).into()),
+        };
+        let data = args.get(2).cloned().unwrap_or(default_data);
+        data.check_weight()?;
+        let options = agents::invoke_options(native, args.get(3))?;
+        let agent = self.agents[index as usize].id.clone();
+        let kind = EffectKind::Invoke { agent, task, data: Value(data), options };
+        Ok(Val::Pending(self.request(kind, Form::Analysis(index as u32))?))
+    }
+
+    fn parallel(&mut self, native: Native, args: &[Val]) -> Ran<Started> {
+        let items = array_arg(native, args, 0)?;
+        let (mut mode, mut max) = (if native == Native::Race { Mode::First } else { Mode::All }, usize::MAX);
+        if let Some(options) = args.get(1) {
+            let options = self.settled(options)?;
+            (mode, max) = parallel_options(native, &options, items.items().len())?;
+        }
+        if items.items().is_empty() && mode == Mode::First {
+            let message = format!("`{}` needs at least one call", native.name());
+            return Err(Raise::new("bad_argument", message).into());
+        }
+        if max < items.items().len() {
+            self.hold_back(items.items());
+        }
+        Ok(Started::Task(Val::Null, Task::parallel(Parallel::new(items.items(), mode, max))))
+    }
+
+    fn stream(&mut self, slot: Arc<Slot>) -> Raised<Val> {
+        let cell = self.new_cell(Val::Num(0.0))?;
+        let part = |native: Native| {
+            let given = Box::new([Val::Pending(Arc::clone(&slot)), Val::Cell(cell)]);
+            Val::func(Body::Partial { native, given })
+        };
+        let parts = [
+            ("next", part(Native::StreamNext)?),
+            ("cancel", part(Native::StreamCancel)?),
+            ("result", part(Native::StreamResult)?),
+        ];
+        let object: Object = parts.into_iter().map(|(k, v)| (Arc::from(k), v)).collect();
+        Val::object(object)
+    }
+
+    fn set_stream(&mut self, cell: &Val, state: f64) {
+        if let Val::Cell(i) = cell {
+            self.cells[*i as usize] = Val::Num(state);
+        }
+    }
+
+    /// The owner gives whole answers, so a stream has one piece of text.
+    fn stream_next(&mut self, args: &[Val]) -> Ran<Val> {
+        let Val::Cell(i) = &args[1] else { unreachable!("bound with the state of the stream") };
+        if self.cells[*i as usize].as_num() != Some(0.0) {
+            return Ok(Val::Null);
+        }
+        let response = self.force(&args[0])?;
+        self.set_stream(&args[1], 1.0);
+        let text = response.get("content").cloned().unwrap_or(Val::Null);
+        let piece: Object =
+            [("type", Val::str("text")), ("text", text)].into_iter().map(|(k, v)| (Arc::from(k), v)).collect();
+        Ok(Val::object(piece)?)
+    }
+}
+
+/// What `await` would give, as far as it is known.
+fn awaited(value: &Val) -> Raised<Val> {
+    match value.plain() {
+        Val::Promise(promise) => match &**promise {
+            Promise::Fulfilled(inner) => Ok(inner.clone()),
+            Promise::Rejected(reason) => Err(super::ops::rejected(reason)),
+        },
+        _ => Ok(value.clone()),
+    }
+}
+
+fn parallel_options(native: Native, options: &Val, calls: usize) -> Raised<(Mode, usize)> {
+    let bad = |message: String| Raise::new("bad_argument", message);
+    let options = match options.plain() {
+        Val::Null => return Ok((Mode::All, usize::MAX)),
+        Val::Obj(object) => object,
+        other => return Err(bad_argument(native, "options as an object", other)),
+    };
+    let number = |name: &str| match options.get(name).map(Val::plain) {
+        None | Some(Val::Null) => Ok(None),
+        Some(Val::Num(x)) if *x >= 1.0 && x.fract() == 0.0 => Ok(Some(*x as usize)),
+        Some(other) => Err(bad(format!("`{name}` of `parallel` is a whole number from 1, not {}", text(other)))),
+    };
+    let n = number("n")?;
+    let max = number("maxConcurrency")?.unwrap_or(usize::MAX);
+    let mode = match options.get("mode").map(Val::plain) {
+        None | Some(Val::Null) => Mode::All,
+        Some(Val::Str(mode)) => match mode.as_str() {
+            "all" => Mode::All,
+            "first" => Mode::First,
+            "quorum" => match n {
+                // More than half, if nobody says how many.
+                None => Mode::Quorum(calls / 2 + 1),
+                Some(n) => Mode::Quorum(n),
+            },
+            other => {
+                return Err(bad(format!("there is no mode `{other}`")).hint("modes are all, first and quorum"));
+            }
+        },
+        Some(other) => return Err(bad_argument(native, "`mode` as a string", other)),
+    };
+    if let Mode::Quorum(n) = mode
+        && n > calls
+    {
+        return Err(bad(format!("a quorum of {n} is impossible with {calls} calls")));
+    }
+    Ok((mode, max))
+}

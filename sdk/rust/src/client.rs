@@ -1,0 +1,192 @@
+use std::time::Duration;
+
+use parallax_proto::{
+    confidence::{AgentRequest, confidence_agent_client::ConfidenceAgentClient},
+    patterns::{
+        ExecutePatternRequest, ExecutePatternResponse, execute_pattern_request::Options,
+        pattern_service_client::PatternServiceClient,
+    },
+    registry::{AgentRegistration, ListAgentsRequest, registry_client::RegistryClient},
+};
+use parallax_runtime::{confidence::Confidence, env::System, wire};
+use parallax_security::Kind;
+use serde_json::Value as Json;
+use tokio::sync::Mutex;
+use tonic::{Request, Status, metadata::MetadataValue};
+
+use crate::{
+    Answer, DEFAULT_DATA_PLANE, DEFAULT_REGISTRY, Error, Task, TlsOptions,
+    link::{Dialer, Link},
+    tls::Credentials,
+};
+
+/// Whom a call through the data plane is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    /// The agent with this id.
+    Agent(String),
+    /// Any agent that has this capability.
+    Capability(String),
+}
+
+/// An answer, and whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    pub agent: String,
+    pub answer: Answer,
+}
+
+/// Calls the planes. Connects when it is first needed, and again when a connection was lost.
+pub struct Client {
+    control: Lane,
+    data: Lane,
+}
+
+impl Client {
+    /// For the planes of `PARALLAX_REGISTRY` (else [`DEFAULT_REGISTRY`]) and `PARALLAX_DATA_PLANE` (else
+    /// [`DEFAULT_DATA_PLANE`]), as [`TlsOptions::from_env`] says.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn from_env() -> Result<Self, Error> {
+        let var = |name: &str, default: &str| match std::env::var(name) {
+            Ok(addr) if !addr.is_empty() => addr,
+            _ => default.to_owned(),
+        };
+        let control = var("PARALLAX_REGISTRY", DEFAULT_REGISTRY);
+        let data = var("PARALLAX_DATA_PLANE", DEFAULT_DATA_PLANE);
+        Self::new(control, data, &TlsOptions::from_env()?)
+    }
+
+    /// For a control plane and a data-plane node, each `host:port`. A local authority names the client
+    /// `operator/sdk`.
+    ///
+    /// # Errors
+    /// No certificates, or such as cannot be used; an address that is none.
+    pub fn new(
+        control_plane: impl Into<String>,
+        data_plane: impl Into<String>,
+        tls: &TlsOptions,
+    ) -> Result<Self, Error> {
+        let credentials = Credentials::open(tls, Kind::Operator, "sdk", System::shared())?;
+        let lane = |addr, expect| {
+            let dialer = Dialer::new(addr, expect, credentials.clone())?;
+            Ok::<_, Error>(Lane { dialer, link: Mutex::new(None) })
+        };
+        Ok(Self {
+            control: lane(control_plane.into(), Kind::ControlPlane)?,
+            data: lane(data_plane.into(), Kind::DataPlane)?,
+        })
+    }
+
+    /// The agents that have all of `capabilities`.
+    ///
+    /// # Errors
+    /// The control plane cannot be reached, or refuses.
+    pub async fn agents(&self, capabilities: &[&str]) -> Result<Vec<AgentRegistration>, Error> {
+        let link = self.control.link().await?;
+        let mut client = RegistryClient::with_origin(link.clone(), link.origin);
+        let mut agents = Vec::new();
+        let mut request = ListAgentsRequest {
+            capabilities: capabilities.iter().map(|&capability| capability.to_owned()).collect(),
+            ..ListAgentsRequest::default()
+        };
+        loop {
+            let page = client.list_agents(request.clone()).await.map_err(failed("ListAgents"))?.into_inner();
+            agents.extend(page.agents);
+            if page.next_continuation_token.is_empty() {
+                return Ok(agents);
+            }
+            request.continuation_token = page.next_continuation_token;
+        }
+    }
+
+    /// Runs a pattern and waits for its end. A run that fails is no error: the response says so.
+    ///
+    /// # Errors
+    /// The control plane cannot be reached, or does not start the run.
+    pub async fn execute(
+        &self,
+        pattern: impl Into<String>,
+        input: &Json,
+        timeout: Option<Duration>,
+    ) -> Result<ExecutePatternResponse, Error> {
+        let link = self.control.link().await?;
+        let request = ExecutePatternRequest {
+            pattern_name: pattern.into(),
+            input: Some(wire::struct_from_any(input)),
+            options: Some(Options { timeout_ms: millis(timeout), ..Options::default() }),
+            ..ExecutePatternRequest::default()
+        };
+        let mut client = PatternServiceClient::with_origin(link.clone(), link.origin);
+        let response = client.execute_pattern(request).await.map_err(failed("ExecutePattern"))?;
+        Ok(response.into_inner())
+    }
+
+    /// Asks one agent, through the data plane.
+    ///
+    /// # Errors
+    /// The data plane cannot be reached, there is no such agent, or it did not answer.
+    pub async fn ask(&self, to: &To, task: Task) -> Result<Reply, Error> {
+        let link = self.data.link().await?;
+        let timeout_ms = millis(task.remaining());
+        let mut request = Request::new(AgentRequest {
+            task_id: task.id,
+            task_description: task.description,
+            data: Some(wire::struct_from_any(&task.data)),
+            context: task.context,
+            timeout_ms,
+            pattern_name: task.pattern.unwrap_or_default(),
+        });
+        let (key, name) = match to {
+            To::Agent(id) => (wire::AGENT, id),
+            To::Capability(capability) => (wire::CAPABILITY, capability),
+        };
+        let ascii =
+            Some(name).filter(|name| name.is_ascii()).and_then(|name| MetadataValue::try_from(name).ok());
+        let name = ascii.ok_or_else(|| Error::Setting {
+            name: "the call's target",
+            problem: format!("is {name:?}; a header carries visible ASCII only"),
+        })?;
+        request.metadata_mut().insert(key, name);
+        let mut client = ConfidenceAgentClient::with_origin(link.clone(), link.origin);
+        let result = client.analyze(request).await.map_err(failed("Analyze"))?.into_inner();
+        Ok(Reply { agent: result.agent_id.clone(), answer: answer(result) })
+    }
+}
+
+fn answer(result: parallax_proto::confidence::ConfidenceResult) -> Answer {
+    Answer {
+        value: wire::parse_value(&result.value_json),
+        confidence: Confidence::stated(result.confidence),
+        reasoning: result.reasoning,
+        uncertainties: result.uncertainties,
+        metadata: result.metadata,
+    }
+}
+
+/// For the wire, where 0 means none: at least 1.
+fn millis(timeout: Option<Duration>) -> i32 {
+    timeout.map_or(0, |timeout| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1))
+}
+
+fn failed(method: &'static str) -> impl Fn(Status) -> Error {
+    move |status| Error::Call { method, status: Box::new(status) }
+}
+
+/// The way to one plane.
+struct Lane {
+    dialer: Dialer,
+    link: Mutex<Option<Link>>,
+}
+
+impl Lane {
+    async fn link(&self) -> Result<Link, Error> {
+        let mut link = self.link.lock().await;
+        if let Some(link) = link.as_ref().filter(|link| !link.is_closed()) {
+            return Ok(link.clone());
+        }
+        self.dialer.credentials.refresh()?;
+        Ok(link.insert(self.dialer.dial().await?).clone())
+    }
+}
