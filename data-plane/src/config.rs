@@ -50,9 +50,10 @@ pub struct Config {
     pub connect_backoff: (Duration, Duration),
     /// How often an agent is pinged while a call is in flight and nothing else comes. Servers in Go, and those
     /// on gRPC's C core (Python, Ruby, …), close a connection with its calls when they are pinged more often
-    /// than every five minutes. A dead agent is noticed long before that: a connection on which a call met its
-    /// deadline, and nothing came meanwhile, is given up.
+    /// than every five minutes. A dead connection is noticed long before that: see `silence`.
     pub keepalive: Duration,
+    /// A connection on which a call met its deadline is given up when nothing was heard on it for this long.
+    pub silence: Duration,
 
     /// The longest silence of the control plane before it has named its heartbeat interval. Afterwards twice
     /// the interval.
@@ -89,6 +90,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(3),
             connect_backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             keepalive: Duration::from_secs(310),
+            silence: Duration::from_secs(1),
             first_heartbeat: Duration::from_secs(5),
             follow_backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             sample_queue: 16 * 1024,

@@ -44,6 +44,8 @@ pub(crate) const WINDOWS: (u32, u32) = (128 * 1024, 8 * 1024 * 1024);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Cancelled calls of which a connection remembers that an answer may still come.
 const CROSSING: usize = 1024;
+/// Connections that one call waits for, one after the other.
+const DIALS: u32 = 2;
 /// How often a call that was never processed is sent again.
 const RESENDS: u32 = 2;
 
@@ -98,15 +100,15 @@ struct Backoff {
 struct Connection {
     send: SendRequest<Sending>,
     in_flight: Cell<usize>,
-    /// Counts what has been heard on it.
-    heard: Cell<u64>,
+    /// When the agent last began to answer on it, or it was opened.
+    heard: Cell<Instant>,
 }
 
 /// A call's hold on a connection.
 pub(crate) struct Lease {
     pool: Rc<Pool>,
     connection: Rc<Connection>,
-    heard: u64,
+    since: Instant,
 }
 
 impl Pool {
@@ -137,7 +139,7 @@ impl Pool {
             let mut send = lease.connection.send.clone();
             let mut error = match send.try_send_request(request).await {
                 Ok(response) => {
-                    lease.connection.heard.set(lease.connection.heard.get() + 1);
+                    lease.connection.heard.set(Instant::now());
                     upload.answered();
                     return Ok(response);
                 }
@@ -161,27 +163,30 @@ impl Pool {
     /// A connection with room, opened if need be.
     async fn lease(self: &Rc<Self>, probe: bool) -> Result<Lease, Failure> {
         let config = &self.dialer.config;
-        let mut dialled = false;
+        let mut dials = 0;
         loop {
             let best = self.best();
             let crowded = |c: &Rc<Connection>| c.in_flight.get() >= config.streams_per_connection;
             let wanted =
                 best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent;
-            let connecting = if wanted { self.connecting(probe && !dialled) } else { None };
+            let connecting = if wanted { self.connecting(probe && dials == 0) } else { None };
             // With any connection at all a call does not wait for another.
             if let Some(connection) = best {
                 connection.in_flight.set(connection.in_flight.get() + 1);
-                return Ok(Lease { pool: self.clone(), heard: connection.heard.get(), connection });
+                return Ok(Lease { pool: self.clone(), connection, since: Instant::now() });
             }
-            let Some(connecting) = connecting else {
-                let backoff = self.backoff.borrow();
-                let cause = backoff.as_ref().map_or("no connection could be made", |b| b.cause.as_str());
-                return Err(Failure::Unreachable { agent: self.entry.who(), cause: cause.to_owned() });
-            };
-            dialled = true;
-            // It fails only when the connect was dropped, which the next turn sees.
-            _ = connecting.await;
+            dials += 1;
+            match connecting {
+                Some(connecting) if dials <= DIALS => _ = connecting.await,
+                _ => return Err(self.unreachable()),
+            }
         }
+    }
+
+    fn unreachable(&self) -> Failure {
+        let backoff = self.backoff.borrow();
+        let cause = backoff.as_ref().map_or("it closes connections as soon as they are made", |b| &b.cause);
+        Failure::Unreachable { agent: self.entry.who(), cause: cause.to_owned() }
     }
 
     /// The open connection with the fewest calls in flight; forgets those that have closed.
@@ -225,7 +230,8 @@ impl Pool {
         match connected {
             Ok(send) => {
                 *backoff = None;
-                let connection = Connection { send, in_flight: Cell::new(0), heard: Cell::new(0) };
+                let connection =
+                    Connection { send, in_flight: Cell::new(0), heard: Cell::new(Instant::now()) };
                 self.open.borrow_mut().push(Rc::new(connection));
             }
             Err(cause) => {
@@ -283,10 +289,11 @@ impl Lease {
         self.pool.open.borrow_mut().retain(|open| !Rc::ptr_eq(open, &self.connection));
     }
 
-    /// The call met its deadline. If the connection has been silent since the call was sent, it may be dead
-    /// without either end knowing.
+    /// The call met its deadline. If the connection has been silent since the call was sent, and for long, it
+    /// may be dead without either end knowing.
     pub(crate) fn timed_out(&self) {
-        if self.connection.heard.get() == self.heard {
+        let waited = self.since.elapsed() >= self.pool.dialer.config.silence;
+        if waited && self.connection.heard.get() <= self.since {
             self.give_up();
         }
     }

@@ -48,7 +48,6 @@ fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, 
 pub struct ControlPlaneMetrics {
     agents_registered: Family<TenantLabel, Gauge>,
     pub registrations: Counter,
-    pub lease_expirations: Counter,
     /// Runs that this process drives at the moment.
     pub runs_active: Gauge,
     runs_started: Family<PatternLabel, Counter>,
@@ -70,7 +69,6 @@ impl ControlPlaneMetrics {
         Self {
             agents_registered: register(r, "parallax_agents_registered", "Agents with a lease, by tenant", Family::default()),
             registrations: register(r, "parallax_registrations", "Registrations of agents accepted", Counter::default()),
-            lease_expirations: register(r, "parallax_lease_expirations", "Leases that ended without renewal", Counter::default()),
             runs_active: register(r, "parallax_runs_active", "Runs driven by this process", Gauge::default()),
             runs_started: register(r, "parallax_runs_started", "Runs started, by pattern", Family::default()),
             runs_finished: register(r, "parallax_runs_finished", "Runs ended, by pattern and status", Family::default()),

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use futures::future::join_all;
@@ -190,7 +191,8 @@ async fn a_silent_connection_is_replaced_after_a_deadline() {
         }
     })
     .await;
-    let node = world.ready_node().await;
+    let node = world.node_with(|config| config.silence = Duration::from_millis(20)).await;
+    node.plane.readiness().ready().await;
     let operator = world.operator(&node).await;
     let metadata = [(wire::AGENT, "a"), ("grpc-timeout", "50m")];
     let raw = bare(&node, request(ANALYZE, framed(b""), &metadata)).await;
@@ -212,11 +214,17 @@ async fn refusals_and_cancellations_by_the_thousand_cost_nobody_their_connection
     for n in 0..6_000 {
         let mut asked = Box::pin(ask(&operator, "a"));
         for _ in 0..n % 7 {
-            _ = futures::poll!(&mut asked);
+            if futures::poll!(&mut asked).is_ready() {
+                break;
+            }
             tokio::task::yield_now().await;
         }
+        drop(asked);
+        // Not faster than the node hears of it: that would be an attack.
+        if n % 100 == 0 {
+            assert_eq!(ask(&operator, "a").await.status().code(), Code::Ok);
+        }
     }
-    assert_eq!(ask(&operator, "a").await.status().code(), Code::Ok);
     assert_eq!(agent.connections(), 1);
     node.shows("a", "in_flight", 0).await;
 }

@@ -6,7 +6,6 @@ use super::*;
 const GOLDEN: &[(&str, &str)] = &[
     ("parallax_agents_registered", "gauge"),
     ("parallax_registrations", "counter"),
-    ("parallax_lease_expirations", "counter"),
     ("parallax_runs_active", "gauge"),
     ("parallax_runs_started", "counter"),
     ("parallax_runs_finished", "counter"),

@@ -1,0 +1,21 @@
+# Each target does its own set-up. All share one target directory and one profile.
+CARGO ?= cargo
+
+.PHONY: demo test lint bench
+
+# Both planes in one process, three real agents, real sentences. Nothing to configure.
+demo:
+	$(CARGO) build --locked -p parallax-cli
+	./target/debug/parallax demo
+
+# Every test of the workspace. The tests need nothing but what cargo brings.
+test:
+	$(CARGO) test --locked --workspace --quiet
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --quiet -- -D warnings
+
+# Side by side in one run: the same agents asked directly and through the planes.
+bench:
+	$(CARGO) bench --locked -p parallax-cli --bench overhead

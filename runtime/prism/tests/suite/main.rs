@@ -1,0 +1,10 @@
+//! The language, page by page of its description, and the runs of programs.
+
+mod effects;
+mod functions;
+mod limits;
+mod modules;
+mod operators;
+mod statements;
+mod support;
+mod values;

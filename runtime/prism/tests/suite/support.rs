@@ -1,0 +1,68 @@
+//! Programs and what they should give.
+
+use parallax_prism::{CompileOptions, EffectKind, Host, Outcome, Profile, Program, Step, Value};
+use serde_json::Value as Json;
+
+/// What a program gives: its value as tagged JSON, or `kind code` of its error.
+pub fn eval_in(profile: Profile, source: &str) -> Result<Json, String> {
+    let options = CompileOptions { name: "/main.prism".into(), profile, modules: None };
+    let program = match Program::compile(source, &options) {
+        Ok(program) => program,
+        Err(errors) => return Err(format!("parse {}", errors[0].code)),
+    };
+    let mut run = program.start(Host::default());
+    let mut outcomes = Vec::new();
+    loop {
+        match run.step(std::mem::take(&mut outcomes)) {
+            Step::Need { effects, .. } => {
+                assert!(!effects.is_empty(), "the run waits for nothing");
+                for effect in effects {
+                    let outcome = match effect.kind {
+                        EffectKind::Sleep { .. } => Outcome::Value(Value::null()),
+                        EffectKind::Now => Outcome::Value(Value::from(1000.0)),
+                        EffectKind::Random => Outcome::Value(Value::from(0.25)),
+                        EffectKind::Pattern { name, input } => Outcome::Value(Value::array([name.into(), input])),
+                        _ => Outcome::Failed { code: "none".into(), message: "nobody".into() },
+                    };
+                    outcomes.push((effect.id, outcome));
+                }
+            }
+            Step::Done(value) => return Ok(serde_json::to_value(&value).unwrap()),
+            Step::Failed(fault) => return Err(format!("runtime {}", fault.code)),
+        }
+    }
+}
+
+fn check(profile: Profile, source: &str, expected: &str) {
+    let got = match eval_in(profile, source) {
+        Ok(json) => json.to_string(),
+        Err(error) => error,
+    };
+    let expected = match serde_json::from_str::<Json>(expected) {
+        Ok(json) => json.to_string(),
+        Err(_) => expected.to_string(),
+    };
+    assert_eq!(got, expected, "in {profile:?}:\n{source}");
+}
+
+/// Both profiles give this: JSON (a confident value is `{"$value", "$confidence"}`), or `runtime code`, `parse code`.
+#[track_caller]
+pub fn both(source: &str, expected: &str) {
+    check(Profile::Strict, source, expected);
+    check(Profile::Pattern, source, expected);
+}
+
+#[track_caller]
+pub fn strict(source: &str, expected: &str) {
+    check(Profile::Strict, source, expected);
+}
+
+#[track_caller]
+pub fn pattern(source: &str, expected: &str) {
+    check(Profile::Pattern, source, expected);
+}
+
+/// `value ~> confidence` as JSON.
+pub fn sure(value: &str, confidence: f64) -> String {
+    format!(r#"{{"$value": {value}, "$confidence": {confidence}}}"#)
+}
