@@ -77,7 +77,9 @@ async fn main() -> Result {
     println!("\n{PER_ROUND} times {ROUNDS} rounds, one at a time, {AGENTS} agents each time:");
     println!("{:<26}{:>9}{:>10}{:>10}{:>9}", "", "p50", "p99", "CPU", "ratio");
     let base = asked.quantile(0.5);
-    for (name, series) in [("agents asked directly", &asked), ("through the data plane", &proxied), ("a journaled run", &run)] {
+    for (name, series) in
+        [("agents asked directly", &asked), ("through the data plane", &proxied), ("a journaled run", &run)]
+    {
         let (p50, p99) = (series.quantile(0.5), series.quantile(0.99));
         let cpu = series.cpu / u32::try_from(series.took.len())?;
         let ratio = p50.as_secs_f64() / base.as_secs_f64();
@@ -97,7 +99,9 @@ async fn main() -> Result {
         late.wait().await?;
     }
     let (p50, p99) = (callable.quantile(0.5), callable.quantile(0.99));
-    println!("\nRegister answered to first answer through the data plane, connecting included: p50 {p50:.1?}, p99 {p99:.1?}");
+    println!(
+        "\nRegister answered to first answer through the data plane, connecting included: p50 {p50:.1?}, p99 {p99:.1?}"
+    );
     println!("resident memory of the process (planes, agents, client): {} MiB", resident()? >> 20);
     for agent in agents {
         agent.shutdown();
@@ -137,7 +141,7 @@ fn channel(dir: &std::path::Path, addr: String) -> Result<ConfidenceAgentClient<
     let tls = local_tls(&authority, dir, Kind::Operator, "bench", now)?;
     let connector = tower::service_fn(move |_| {
         let (tls, addr) = (tls.clone(), addr.clone());
-        async move { tls.connect(&addr, &Expect::kind(Kind::Agent)).await.map(TokioIo::new) }
+        async move { tls.connect(&System, &addr, &Expect::kind(Kind::Agent)).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://agent").connect_with_connector_lazy(connector);
     Ok(ConfidenceAgentClient::new(channel))
@@ -165,7 +169,11 @@ async fn ask_through(client: &Client) -> Result {
 async fn execute(client: &Client) -> Result {
     let input = json!({"task": "say yes", "data": {"text": "x".repeat(100)}});
     let response = client.execute("consensus-builder", &input, None).await?;
-    if response.agent_results.len() == AGENTS { Ok(()) } else { Err(format!("a run failed: {response:?}").into()) }
+    if response.agent_results.len() == AGENTS {
+        Ok(())
+    } else {
+        Err(format!("a run failed: {response:?}").into())
+    }
 }
 
 #[derive(Default)]
@@ -191,6 +199,7 @@ fn cpu() -> Result<Duration> {
 }
 
 fn resident() -> Result<u64> {
-    let pages: u64 = std::fs::read_to_string("/proc/self/statm")?.split(' ').nth(1).ok_or("no field")?.parse()?;
+    let pages: u64 =
+        std::fs::read_to_string("/proc/self/statm")?.split(' ').nth(1).ok_or("no field")?.parse()?;
     Ok(pages * rustix::param::page_size() as u64)
 }

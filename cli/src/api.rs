@@ -45,12 +45,14 @@ impl Target {
     fn find(args: &Args) -> Result<Self> {
         let data_dir = settings::data_dir(args)?;
         let running = || instance::running(&data_dir)?.http.map(|addr| format!("https://{addr}"));
-        let url = args.api_url.clone().or_else(running).unwrap_or_else(|| "https://127.0.0.1:3000".to_owned());
+        let url =
+            args.api_url.clone().or_else(running).unwrap_or_else(|| "https://127.0.0.1:3000".to_owned());
         Ok(Self { url, data_dir })
     }
 
     fn not_running(&self, why: impl std::fmt::Display) -> Exit {
-        let message = format!("no control plane answers at {}: {why}; start one with `parallax start`", self.url);
+        let message =
+            format!("no control plane answers at {}: {why}; start one with `parallax start`", self.url);
         Exit::new(Code::NotRunning, message)
     }
 }
@@ -76,10 +78,10 @@ impl Api {
         let addr = format!("{host}:{port}");
         let stream = async {
             if plain {
-                return connect_plain(&addr).await.map_err(|e| target.not_running(e));
+                return connect_plain(&System, &addr).await.map_err(|e| target.not_running(e));
             }
             let tls = operator(&target)?;
-            tls.connect(&addr, &Expect::kind(Kind::ControlPlane)).await.map_err(|e| match e {
+            tls.connect(&System, &addr, &Expect::kind(Kind::ControlPlane)).await.map_err(|e| match e {
                 SecurityError::Unreachable { .. } => target.not_running(e),
                 other => Exit::failed(format!("{}: {other}", target.url)),
             })
@@ -87,7 +89,8 @@ impl Api {
         let stream = tokio::time::timeout(CONNECT, stream)
             .await
             .map_err(|_| target.not_running(format!("no answer within {CONNECT:?}")))??;
-        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let handshake =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (requests, connection) = handshake.map_err(|e| target.not_running(e))?;
         tokio::spawn(connection);
         Ok(Self { authority: addr, url: target.url, requests })
@@ -110,7 +113,8 @@ impl Api {
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Json> {
-        let lost = |e: &dyn std::fmt::Display| Exit::failed(format!("{}: the connection was lost: {e}", self.url));
+        let lost =
+            |e: &dyn std::fmt::Display| Exit::failed(format!("{}: the connection was lost: {e}", self.url));
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.authority))
@@ -121,8 +125,9 @@ impl Api {
         let status = response.status();
         let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|e| lost(&e))?.to_bytes();
-        let json: Json = serde_json::from_slice(&body)
-            .map_err(|e| Exit::failed(format!("{} answered {status} with what is not JSON: {e}", self.url)))?;
+        let json: Json = serde_json::from_slice(&body).map_err(|e| {
+            Exit::failed(format!("{} answered {status} with what is not JSON: {e}", self.url))
+        })?;
         // An unhealthy plane still describes itself.
         if status.is_success() || json.get("code").is_none() {
             return Ok(json);

@@ -44,10 +44,18 @@ impl Owned {
     /// One that is taken, or cannot be written to.
     pub fn take(dir: &Path) -> Result<Self> {
         let unusable = |e: std::io::Error| {
-            Exit::usage(format!("data directory {} cannot be used: {e}; name another with --data-dir", dir.display()))
+            Exit::usage(format!(
+                "data directory {} cannot be used: {e}; name another with --data-dir",
+                dir.display()
+            ))
         };
         fs::create_dir_all(dir).map_err(unusable)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(lock_file(dir)).map_err(unusable)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(lock_file(dir))
+            .map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {

@@ -117,9 +117,11 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
             nodes_wanted: usize::from(role == Role::Both),
         };
         let tls = certificates.load(Kind::ControlPlane, "control-plane", life)?;
-        let registry = stores.registry(&settings.store_url(&settings.stores.registry)).await.map_err(open_failed)?;
+        let registry =
+            stores.registry(&settings.store_url(&settings.stores.registry)).await.map_err(open_failed)?;
         let runs = stores.runs(&settings.store_url(&settings.stores.runs)).await.map_err(open_failed)?;
-        let plane = ControlPlane::start(config, tls, env.clone(), registry, runs, life).await.map_err(Exit::usage)?;
+        let plane =
+            ControlPlane::start(config, tls, env.clone(), registry, runs, life).await.map_err(Exit::usage)?;
         (addresses.http, addresses.grpc) = (Some(plane.http), Some(plane.grpc));
         control_plane = Some(plane);
     }
@@ -131,7 +133,8 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
             (_, None) => settings.control_plane.grpc.to_string(),
         };
         let defaults = parallax_data_plane::Config::default();
-        let node_id = if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
+        let node_id =
+            if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
         let config = parallax_data_plane::Config {
             node_id: node_id.clone(),
             grpc: own.grpc,
@@ -171,7 +174,8 @@ enum Certificates {
 impl Certificates {
     fn open(settings: &Settings, env: Arc<dyn Env>) -> Result<Self> {
         let given = &settings.tls;
-        let empty = [&given.ca, &given.cert, &given.key].iter().filter(|path| path.as_os_str().is_empty()).count();
+        let empty =
+            [&given.ca, &given.cert, &given.key].iter().filter(|path| path.as_os_str().is_empty()).count();
         match empty {
             0 => {
                 let files = Files { ca: given.ca.clone(), cert: given.cert.clone(), key: given.key.clone() };
@@ -182,7 +186,8 @@ impl Certificates {
                 let authority = Arc::new(Authority::open(&dir, env.system_time()).map_err(Exit::usage)?);
                 let data_dir = settings.data_dir.clone();
                 // The operator's own, so that commands need not write into a directory that they only read.
-                local_tls(&authority, &data_dir, Kind::Operator, OPERATOR, env.system_time()).map_err(Exit::usage)?;
+                local_tls(&authority, &data_dir, Kind::Operator, OPERATOR, env.system_time())
+                    .map_err(Exit::usage)?;
                 Ok(Self::Local { authority, data_dir, env })
             }
             _ => Err(Exit::usage("settings tls.ca, tls.cert and tls.key: give all three or none")),
@@ -297,7 +302,10 @@ async fn detach(args: &Args) -> Result {
 fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let last = text.lines().rfind(|line| line.starts_with("parallax: "));
-    last.map_or_else(|| format!("it ended at once; see {}", log.display()), |l| l["parallax: ".len()..].to_owned())
+    last.map_or_else(
+        || format!("it ended at once; see {}", log.display()),
+        |l| l["parallax: ".len()..].to_owned(),
+    )
 }
 
 fn print_addresses(addresses: &Addresses) {

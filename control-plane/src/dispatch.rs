@@ -15,6 +15,7 @@ use parallax_proto::dataplane::v1::{
     Call, CallOutcome, Cancel, DispatchRequest, Failure, call_outcome, data_plane_client::DataPlaneClient,
     dispatch_request, failure::Cause,
 };
+use parallax_runtime::env::Env;
 use parallax_security::{Expect, Kind, Tls};
 use parking_lot::RwLock;
 use tokio::{
@@ -42,6 +43,7 @@ pub const MAX_IN_FLIGHT: usize = 1024;
 #[derive(Clone)]
 pub struct Nodes {
     tls: Tls,
+    env: Arc<dyn Env>,
     members: Arc<RwLock<BTreeMap<String, Arc<Node>>>>,
     /// How many there are, for those who wait for some.
     count: Arc<watch::Sender<usize>>,
@@ -63,17 +65,17 @@ pub struct Membership {
 impl Nodes {
     /// With no members yet; they are dialled with these certificates.
     #[must_use]
-    pub fn new(tls: Tls) -> Self {
-        Self { tls, members: Arc::default(), count: Arc::default() }
+    pub fn new(tls: Tls, env: Arc<dyn Env>) -> Self {
+        Self { tls, env, members: Arc::default(), count: Arc::default() }
     }
 
     /// A node can be reached at `addr` from now on. One of the same id is replaced.
     #[must_use]
     pub fn join(&self, id: &str, addr: &str) -> Membership {
-        let (tls, target) = (self.tls.clone(), addr.to_owned());
+        let (tls, env, target) = (self.tls.clone(), self.env.clone(), addr.to_owned());
         let connector = service_fn(move |_| {
-            let (tls, target) = (tls.clone(), target.clone());
-            async move { tls.connect(&target, &Expect::kind(Kind::DataPlane)).await.map(TokioIo::new) }
+            let (tls, env, target) = (tls.clone(), env.clone(), target.clone());
+            async move { tls.connect(&*env, &target, &Expect::kind(Kind::DataPlane)).await.map(TokioIo::new) }
         });
         let channel = Endpoint::from_static("http://data-plane")
             .connect_timeout(Duration::from_secs(2))
@@ -201,11 +203,14 @@ impl Session {
                     }
                 }
                 ended => {
-                    let why = ended.err().map_or_else(|| "the stream ended".to_owned(), |status| status.to_string());
+                    let why = ended
+                        .err()
+                        .map_or_else(|| "the stream ended".to_owned(), |status| status.to_string());
                     let node = link.node.id.clone();
                     warn!(node, why, calls = self.pending.len(), "a data-plane node was lost in mid-run");
                     self.link = None;
-                    let message = format!("{MAX_ATTEMPTS} data-plane nodes were lost under this call, the last: {why}");
+                    let message =
+                        format!("{MAX_ATTEMPTS} data-plane nodes were lost under this call, the last: {why}");
                     self.pending.values_mut().for_each(|call| call.attempt += 1);
                     self.give_up(|call| call.attempt > MAX_ATTEMPTS, &message);
                     failed_node = Some(node);
@@ -241,7 +246,10 @@ impl Session {
             Err(status) => {
                 warn!(node = node.id, addr = node.addr, "a data-plane node cannot be reached: {status}");
                 if since.elapsed() >= NODE_GRACE {
-                    self.give_up(|_| true, &format!("data-plane node {} cannot be reached: {status}", node.id));
+                    self.give_up(
+                        |_| true,
+                        &format!("data-plane node {} cannot be reached: {status}", node.id),
+                    );
                 } else {
                     tokio::time::sleep(NODE_RETRY).await;
                 }

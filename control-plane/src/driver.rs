@@ -12,7 +12,8 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
 use parallax_prism::{
-    AgentInfo, Answer, Effect, EffectId, EffectKind, Host, Limits, Outcome, Program, Run as Script, Step, Value,
+    AgentInfo, Answer, Effect, EffectId, EffectKind, Host, Limits, Outcome, Program, Run as Script, Step,
+    Value,
 };
 use parallax_proto::{
     confidence::AgentRequest,
@@ -207,7 +208,9 @@ impl Driver {
         let Some(wanted) = self.wanted.get(&id) else { return };
         let done = |outcome| async move { (id, outcome) }.boxed();
         match &wanted.kind {
-            EffectKind::Invoke { .. } | EffectKind::Llm { .. } if self.in_flight.len() >= self.most_calls() => {
+            EffectKind::Invoke { .. } | EffectKind::Llm { .. }
+                if self.in_flight.len() >= self.most_calls() =>
+            {
                 self.held.push_back(id);
             }
             EffectKind::Invoke { agent, task, data, options } => {
@@ -224,12 +227,14 @@ impl Driver {
                     return self.others.push(done(outcome));
                 }
                 let data = serde_json::to_value(options).expect("options are plain data");
-                let asked = options.timeout.filter(|ms| *ms >= 0.0).map(|ms| Duration::from_secs_f64(ms / 1e3));
+                let asked =
+                    options.timeout.filter(|ms| *ms >= 0.0).map(|ms| Duration::from_secs_f64(ms / 1e3));
                 let (target, prompt) = (Target::Capability(LLM.to_owned()), prompt.clone());
                 self.call(id, target, prompt, &data, BTreeMap::new(), asked).await;
             }
             EffectKind::Pattern { name, input } => {
-                let nested = nested(self.runs.clone(), &self.key, id, name.clone(), input, &self.start.options);
+                let nested =
+                    nested(self.runs.clone(), &self.key, id, name.clone(), input, &self.start.options);
                 self.others.push(nested.map(move |outcome| (id, outcome)).boxed());
             }
             EffectKind::Sleep { ms } => {
@@ -269,7 +274,8 @@ impl Driver {
         asked: Option<Duration>,
     ) {
         let left = self.deadline.saturating_duration_since(Instant::now()).mul_f64(CALL_SHARE);
-        let timeout = asked.unwrap_or(self.runs.inner().bounds.call_timeout).min(left).max(Duration::from_millis(1));
+        let timeout =
+            asked.unwrap_or(self.runs.inner().bounds.call_timeout).min(left).max(Duration::from_millis(1));
         for (key, value) in &self.start.options.context {
             context.entry(key.clone()).or_insert_with(|| value.clone());
         }
@@ -284,7 +290,8 @@ impl Driver {
         };
         let mut headers = http::HeaderMap::new();
         parallax_telemetry::propagate::inject(&mut headers);
-        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let traceparent =
+            headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         self.in_flight.insert(id);
         self.session
             .call(Call {
@@ -342,8 +349,8 @@ impl Driver {
         let wanted = self.wanted.remove(&id)?;
         let ok = !matches!(outcome, Outcome::Failed { .. });
         self.runs.inner().metrics.run_effect(kind_name(&wanted.kind), if ok { "ok" } else { "failed" });
-        let duration_us = duration
-            .unwrap_or_else(|| u64::try_from(wanted.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let duration_us =
+            duration.unwrap_or_else(|| u64::try_from(wanted.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
         let resolution = Resolution {
             effect: id,
             confidence,
@@ -365,7 +372,9 @@ impl Driver {
                 confidence: Some(answer.confidence.unwrap_or_else(|| self.unstated(&call.agent_id))),
                 reasoning: answer.reasoning.clone(),
                 uncertainties: answer.uncertainties.clone(),
-                metadata: Value::object(answer.metadata.iter().map(|(k, v)| (k.as_str(), Value::from(v.as_str())))),
+                metadata: Value::object(
+                    answer.metadata.iter().map(|(k, v)| (k.as_str(), Value::from(v.as_str()))),
+                ),
             }),
             Some(call_outcome::Outcome::Failure(failure)) => {
                 let code = failure.cause().as_str_name().trim_start_matches("CAUSE_").to_lowercase();
@@ -373,7 +382,8 @@ impl Driver {
             }
             None => Outcome::Failed {
                 code: "bad_answer".to_owned(),
-                message: "the data-plane node sent an outcome without content; are all of one version?".to_owned(),
+                message: "the data-plane node sent an outcome without content; are all of one version?"
+                    .to_owned(),
             },
         }
     }
@@ -448,7 +458,8 @@ fn nested(
     options: &Options,
 ) -> impl Future<Output = Outcome> + Send + 'static {
     let key = RunKey { tenant: parent.tenant.clone(), id: format!("{}.{effect}", parent.id) };
-    let request = Request { pattern: name, version: String::new(), input: input.to_json(), options: options.clone() };
+    let request =
+        Request { pattern: name, version: String::new(), input: input.to_json(), options: options.clone() };
     let too_deep = key.id.matches('.').count() > MAX_NESTING;
     let fail = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
     async move {

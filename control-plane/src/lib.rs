@@ -88,14 +88,16 @@ impl ControlPlane {
         runs: Arc<dyn RunStore>,
         life: &Lifecycle,
     ) -> Result<Self, StartError> {
-        let grpc = bind("gRPC port of the control plane (--grpc)", config.grpc).await.map_err(StartError::Bind)?;
-        let http = bind("HTTP port of the control plane (--http)", config.http).await.map_err(StartError::Bind)?;
+        let grpc =
+            bind("gRPC port of the control plane (--grpc)", config.grpc).await.map_err(StartError::Bind)?;
+        let http =
+            bind("HTTP port of the control plane (--http)", config.http).await.map_err(StartError::Bind)?;
         let (grpc_addr, http_addr) = (local_addr(&grpc)?, local_addr(&http)?);
         let catalog = Catalog::open(config.patterns.as_deref())?;
         let mut instruments = parallax_telemetry::Registry::default();
         let metrics = Arc::new(metrics::ControlPlaneMetrics::new(&mut instruments));
         let registry = Registry::open(registry, env.clone(), metrics.clone(), life).await?;
-        let nodes = Nodes::new(tls.clone());
+        let nodes = Nodes::new(tls.clone(), env.clone());
         let runs = Runs::new(
             runs,
             catalog.clone(),
@@ -165,8 +167,8 @@ fn local_addr(listener: &tokio::net::TcpListener) -> Result<SocketAddr, StartErr
     listener.local_addr().map_err(|e| StartError::Bind(e.to_string()))
 }
 
-fn reflection() -> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>
-{
+fn reflection()
+-> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .build_v1()

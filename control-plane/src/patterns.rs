@@ -54,7 +54,8 @@ impl Pattern {
     /// # Errors
     /// All that is wrong, with places.
     pub fn parse(origin: &str, script: &str) -> Result<Self, InvalidPattern> {
-        let invalid = |report: String, diagnostics| InvalidPattern { origin: origin.to_owned(), report, diagnostics };
+        let invalid =
+            |report: String, diagnostics| InvalidPattern { origin: origin.to_owned(), report, diagnostics };
         let header = Header::parse(script).map_err(|problems| invalid(problems.join("\n"), vec![]))?;
         let program = compile(origin, script).map_err(|diagnostics| {
             let report: Vec<_> = diagnostics.iter().map(|d| d.render(script)).collect();

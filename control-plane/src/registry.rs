@@ -146,7 +146,13 @@ impl Registry {
                     self.seen(revision).await;
                     self.metrics.registrations.inc();
                     self.heard(&agent.key);
-                    info!(tenant, agent = agent.key.id, endpoint = agent.endpoint, ?transport, "agent registered");
+                    info!(
+                        tenant,
+                        agent = agent.key.id,
+                        endpoint = agent.endpoint,
+                        ?transport,
+                        "agent registered"
+                    );
                     return Ok(format!("{tenant}/{}/{lease}", agent.key.id));
                 }
                 Err(StoreError::Conflict { .. }) => {}
@@ -187,7 +193,9 @@ impl Registry {
         let path = store_key(&key);
         let Some(entry) = self.store.get(&path).await? else { return Ok(false) };
         if peer.identity.is_none() && decode(&entry)?.principal.is_some() {
-            return Err(Error::NotYours(format!("agent \"{id}\" registered over mTLS; unregister it the same way")));
+            return Err(Error::NotYours(format!(
+                "agent \"{id}\" registered over mTLS; unregister it the same way"
+            )));
         }
         let deleted = self.store.delete(&path, Expect::At(entry.revision)).await?;
         if let Some(lease) = entry.lease {
@@ -223,7 +231,10 @@ impl Registry {
 
     /// A snapshot, then every change, of one tenant or of all; each with the revision it brings. Never ends; after
     /// an error it begins again with a snapshot.
-    pub fn follow(&self, tenant: Option<&str>) -> impl Stream<Item = Result<(Revision, Update)>> + Send + 'static {
+    pub fn follow(
+        &self,
+        tenant: Option<&str>,
+    ) -> impl Stream<Item = Result<(Revision, Update)>> + Send + 'static {
         let prefix = tenant.map_or_else(|| AGENTS.to_owned(), |tenant| format!("{AGENTS}{tenant}/"));
         let store = self.store.clone();
         stream::repeat(()).then(move |()| follow_once(store.clone(), prefix.clone())).flatten()
@@ -257,10 +268,13 @@ async fn follow_once(
         Ok((first, changes)) => {
             let changes = changes.map_err(Error::from).and_then(|change| async move {
                 let revision = change.revision();
-                Ok((revision, match change {
-                    Change::Put(entry) => Update::Upsert(decode(&entry)?),
-                    Change::Delete { key, .. } => Update::Remove(parse_key(&key)?),
-                }))
+                Ok((
+                    revision,
+                    match change {
+                        Change::Put(entry) => Update::Upsert(decode(&entry)?),
+                        Change::Delete { key, .. } => Update::Remove(parse_key(&key)?),
+                    },
+                ))
             });
             stream::iter([Ok(first)]).chain(changes).boxed()
         }
@@ -281,7 +295,9 @@ fn may_speak_for(peer: &Peer, key: &AgentKey) -> Result<()> {
     }
     let who = peer.identity.as_ref().map_or_else(|| "a plaintext peer".to_owned(), ToString::to_string);
     let AgentKey { tenant, id } = key;
-    Err(Error::NotYours(format!("{who} may not act for agent \"{id}\" of tenant \"{tenant}\"; use its certificate")))
+    Err(Error::NotYours(format!(
+        "{who} may not act for agent \"{id}\" of tenant \"{tenant}\"; use its certificate"
+    )))
 }
 
 fn may_replace(before: &Agent, after: &Agent, peer: &Peer) -> Result<()> {

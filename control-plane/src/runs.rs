@@ -248,5 +248,7 @@ fn refusal(pattern: &Pattern, found: usize) -> Option<String> {
     };
     let (name, needed) = (&pattern.header.name, requirements.min_agents);
     let found = if found == 0 { "none is".to_owned() } else { format!("only {found} are") };
-    Some(format!("{name} needs {needed} agent(s){which}, {found} registered; `parallax agent list` shows them"))
+    Some(format!(
+        "{name} needs {needed} agent(s){which}, {found} registered; `parallax agent list` shows them"
+    ))
 }

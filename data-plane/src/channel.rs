@@ -12,7 +12,7 @@ use std::{
 use http::{Request, Response, Uri, uri::Scheme};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use parallax_security::{Expect, Tls};
+use parallax_security::{Expect, Network, Tls};
 use thiserror::Error;
 use tonic::body::Body;
 
@@ -36,8 +36,13 @@ pub(crate) struct Channel {
 }
 
 /// Connects over mTLS to whom is expected at `addr`.
-pub(crate) async fn connect(tls: &Tls, addr: &str, expect: &Expect) -> Result<Channel, ConnectError> {
-    let stream = tls.connect(addr, expect).await?;
+pub(crate) async fn connect(
+    tls: &Tls,
+    network: &dyn Network,
+    addr: &str,
+    expect: &Expect,
+) -> Result<Channel, ConnectError> {
+    let stream = tls.connect(network, addr, expect).await?;
     let http = |source| ConnectError::Http { addr: addr.to_owned(), source };
     let (send, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -252,8 +252,8 @@ impl Dialer {
     async fn connect(&self, entry: &Arc<Entry>, pool: &Weak<Pool>) -> Result<SendRequest<Sending>, String> {
         let endpoint = &entry.agent.endpoint;
         let stream = match &entry.expect {
-            Some(expect) => self.tls.connect(endpoint, expect).await,
-            None => connect_plain(endpoint).await,
+            Some(expect) => self.tls.connect(&*self.env, endpoint, expect).await,
+            None => connect_plain(&*self.env, endpoint).await,
         };
         let gather = Gather::new(stream.map_err(|e| e.to_string())?);
         let executor = Local::gathering(self.tasks.clone(), gather.clone());

@@ -1,6 +1,12 @@
 //! What a node serves: who may call what is decided here, for every request, and where it goes.
 
-use std::{convert::Infallible, rc::Rc, sync::Arc};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{Json, Router, extract::State, routing::get};
 use bytes::Bytes;
@@ -21,10 +27,6 @@ use parallax_telemetry::{
     metrics,
 };
 use serde::Serialize;
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, service::Routes};

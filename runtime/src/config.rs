@@ -72,9 +72,10 @@ pub fn load<T: Serialize + DeserializeOwned>(
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: name.clone(), source })?;
-        let table: Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| ConfigError::Syntax { path: name.clone(), message: e.to_string() })?;
+        let table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax {
+            path: name.clone(),
+            message: e.to_string(),
+        })?;
         let mut given = Vec::new();
         flatten("", table, &mut |key, value| given.push((key, value)));
         for (key, value) in given {
@@ -109,7 +110,8 @@ type Known = BTreeMap<String, (Value, Origin)>;
 fn set(known: &mut Known, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
     let Some((current, from)) = known.get_mut(key) else {
         let near = known.keys().filter(|k| similar(k, key)).map(|k| format!("\"{k}\"")).collect::<Vec<_>>();
-        let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
+        let hint =
+            if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
         return Err(ConfigError::Unknown { key: format!("\"{key}\""), origin, hint });
     };
     if !current.same_type(&value) {
@@ -204,9 +206,13 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_place_and_cure() {
-        let refuse = |pairs: &[(&str, &str)]| load(&defaults(), None, env(pairs), &[]).unwrap_err().to_string();
+        let refuse =
+            |pairs: &[(&str, &str)]| load(&defaults(), None, env(pairs), &[]).unwrap_err().to_string();
         let message = refuse(&[("PARALLAX_PLANE__PROT", "3")]);
-        assert!(message.contains("plane.prot") && message.contains("did you mean \"plane.port\""), "{message}");
+        assert!(
+            message.contains("plane.prot") && message.contains("did you mean \"plane.port\""),
+            "{message}"
+        );
         let message = refuse(&[("PARALLAX_PLANE__PORT", "many")]);
         assert!(message.contains("PARALLAX_PLANE__PORT") && message.contains("integer"), "{message}");
         assert!(refuse(&[("PARALLAX_PLANE__PORT", "70000")]).contains("70000"));

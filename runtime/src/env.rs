@@ -1,35 +1,24 @@
 //! The world outside: time, randomness, and connections. Passed in, so that a simulation can pass in its own.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use async_trait::async_trait;
 use jiff::Timestamp;
+pub use parallax_security::Network;
+use parallax_security::{Dialling, Tcp};
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-/// A byte stream to a peer.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// Time, randomness and dialling. Waiting is tokio's timer, which tests pause.
-#[async_trait]
-pub trait Env: Send + Sync {
+/// Time, randomness and the network. Waiting is tokio's timer, which tests pause.
+pub trait Env: Network {
     /// Wall-clock time, for records that people and other processes read; never for measuring.
     fn now(&self) -> Timestamp;
     /// 64 uniform random bits.
     fn random(&self) -> u64;
-    /// Opens a connection to `host:port`. The caller bounds the wait.
-    async fn dial(&self, addr: &str) -> io::Result<Box<dyn Io>>;
 
     /// A fresh id that sorts by creation time (UUID version 7).
     fn id(&self) -> String {
@@ -59,7 +48,12 @@ impl System {
     }
 }
 
-#[async_trait]
+impl Network for System {
+    fn dial<'a>(&'a self, addr: &'a str) -> Dialling<'a> {
+        Tcp.dial(addr)
+    }
+}
+
 impl Env for System {
     fn now(&self) -> Timestamp {
         Timestamp::now()
@@ -67,12 +61,6 @@ impl Env for System {
 
     fn random(&self) -> u64 {
         rand::rng().random()
-    }
-
-    async fn dial(&self, addr: &str) -> io::Result<Box<dyn Io>> {
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(Box::new(stream))
     }
 }
 
@@ -95,7 +83,12 @@ impl Simulated {
     }
 }
 
-#[async_trait]
+impl Network for Simulated {
+    fn dial<'a>(&'a self, addr: &'a str) -> Dialling<'a> {
+        Tcp.dial(addr)
+    }
+}
+
 impl Env for Simulated {
     fn now(&self) -> Timestamp {
         self.base + self.start.elapsed()
@@ -103,10 +96,6 @@ impl Env for Simulated {
 
     fn random(&self) -> u64 {
         self.rng.lock().random()
-    }
-
-    async fn dial(&self, addr: &str) -> io::Result<Box<dyn Io>> {
-        System.dial(addr).await
     }
 }
 

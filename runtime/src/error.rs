@@ -37,7 +37,9 @@ impl Code {
 
     fn faces(self) -> (tonic::Code, StatusCode, &'static str) {
         match self {
-            Self::InvalidArgument => (tonic::Code::InvalidArgument, StatusCode::BAD_REQUEST, "Invalid request"),
+            Self::InvalidArgument => {
+                (tonic::Code::InvalidArgument, StatusCode::BAD_REQUEST, "Invalid request")
+            }
             Self::NotFound => (tonic::Code::NotFound, StatusCode::NOT_FOUND, "Not found"),
             Self::AlreadyExists => (tonic::Code::AlreadyExists, StatusCode::CONFLICT, "Already exists"),
             Self::Conflict => (tonic::Code::Aborted, StatusCode::CONFLICT, "Conflict"),
@@ -50,9 +52,13 @@ impl Code {
             }
             Self::Unavailable => (tonic::Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
             // 4xx, because existing clients send any 5xx again, POST included.
-            Self::DeadlineExceeded => (tonic::Code::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT, "Too late"),
+            Self::DeadlineExceeded => {
+                (tonic::Code::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT, "Too late")
+            }
             Self::Cancelled => (tonic::Code::Cancelled, StatusCode::CONFLICT, "Cancelled"),
-            Self::Unimplemented => (tonic::Code::Unimplemented, StatusCode::NOT_IMPLEMENTED, "Not implemented"),
+            Self::Unimplemented => {
+                (tonic::Code::Unimplemented, StatusCode::NOT_IMPLEMENTED, "Not implemented")
+            }
             Self::Internal => (tonic::Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
     }

@@ -54,14 +54,27 @@ pub type EffectId = u64;
 pub enum Event {
     Started(Box<Start>),
     /// The script asked for an effect.
-    Requested { effect: EffectId, request: Json },
+    Requested {
+        effect: EffectId,
+        request: Json,
+    },
     /// The effect has its outcome, which is what a replay feeds to the script.
     Resolved(Box<Resolution>),
     /// The script no longer waits for the effect (it lost a race).
-    Abandoned { effect: EffectId },
-    Completed { value: Json, confidence: Option<f64> },
-    Failed { code: String, message: String },
-    Cancelled { reason: String },
+    Abandoned {
+        effect: EffectId,
+    },
+    Completed {
+        value: Json,
+        confidence: Option<f64>,
+    },
+    Failed {
+        code: String,
+        message: String,
+    },
+    Cancelled {
+        reason: String,
+    },
 }
 
 /// An effect's outcome, and who brought it.

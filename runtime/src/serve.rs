@@ -29,7 +29,11 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 pub async fn bind(what: &str, addr: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(addr).await.map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => {
-            format!("{what}: port {} of {} is taken; stop what listens there or give another", addr.port(), addr.ip())
+            format!(
+                "{what}: port {} of {} is taken; stop what listens there or give another",
+                addr.port(),
+                addr.ip()
+            )
         }
         _ => format!("{what}: cannot listen on {addr}: {e}"),
     })
@@ -37,7 +41,13 @@ pub async fn bind(what: &str, addr: SocketAddr) -> Result<TcpListener, String> {
 
 /// Serves `router` on `listener` until the lifecycle stops, then lets the calls in flight finish. Each request
 /// carries its [`parallax_security::Peer`] as an extension.
-pub fn serve(life: &Lifecycle, name: &'static str, listener: TcpListener, acceptor: Acceptor, router: Router) {
+pub fn serve(
+    life: &Lifecycle,
+    name: &'static str,
+    listener: TcpListener,
+    acceptor: Acceptor,
+    router: Router,
+) {
     let connections = life.clone();
     life.spawn(name, async move {
         let stopping = connections.stopping();
@@ -85,7 +95,8 @@ async fn connection(socket: TcpStream, acceptor: Acceptor, router: Router, life:
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).adaptive_window(true);
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let served =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(served);
     let outcome = tokio::select! {
         outcome = served.as_mut() => outcome,

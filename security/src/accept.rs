@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::{Alpn, Error, Identity, Result, Stream, Tls, tls::peer_identity};
+use crate::{Alpn, Error, Identity, Io, Result, Stream, Tls, tls::peer_identity};
 
 /// The first byte of every TLS connection: the record type "handshake" (RFC 8446, 5.1). Neither HTTP/1 nor
 /// the HTTP/2 preface begins with it.
@@ -72,10 +72,11 @@ impl Acceptor {
                 Plaintext::Loopback if addr.ip().to_canonical().is_loopback() => Transport::Plaintext,
                 _ => Transport::PlaintextRefused,
             };
-            return Ok((Stream::Plain(tcp), Peer { identity: None, transport, addr }));
+            return Ok((Stream::Plain(Box::new(tcp)), Peer { identity: None, transport, addr }));
         }
         let acceptor = TlsAcceptor::from(self.tls.server(self.alpn));
-        let stream = acceptor.accept(tcp).await.map_err(|e| Error::handshake(addr, &e))?;
+        let stream =
+            acceptor.accept(Box::new(tcp) as Box<dyn Io>).await.map_err(|e| Error::handshake(addr, &e))?;
         let identity = peer_identity(stream.get_ref().1.peer_certificates())?;
         let peer = Peer { identity: Some(identity), transport: Transport::Mtls, addr };
         Ok((Stream::Tls(Box::new(stream.into())), peer))

@@ -27,6 +27,7 @@ mod file;
 #[cfg(test)]
 mod fixture;
 mod identity;
+mod network;
 mod stream;
 mod tls;
 
@@ -34,5 +35,6 @@ pub use accept::{Acceptor, Peer, Plaintext, Transport};
 pub use ca::{Authority, Issued, RENEW_BEFORE, VALIDITY};
 pub use error::{Code, Error, Result};
 pub use identity::{Identity, Kind};
+pub use network::{Dialling, Io, Network, Tcp};
 pub use stream::Stream;
 pub use tls::{Alpn, Expect, Files, Tls, connect_plain};

@@ -14,11 +14,10 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{Acceptor, Error, Identity, Kind, Plaintext, Result, Stream, file};
+use crate::{Acceptor, Error, Identity, Io, Kind, Network, Plaintext, Result, Stream, file};
 
 mod chain;
 
@@ -162,12 +161,12 @@ impl Tls {
     /// Errors: [`Error::Address`], [`Error::Unreachable`], [`Error::Handshake`], [`Error::NoIdentity`],
     /// [`Error::WrongPeer`]. TLS 1.3 lets a client finish before the server has judged the client's
     /// certificate: a refusal by the server shows at the first read.
-    pub async fn connect(&self, addr: &str, expect: &Expect) -> Result<Stream> {
+    pub async fn connect(&self, network: &dyn Network, addr: &str, expect: &Expect) -> Result<Stream> {
         let name = server_name(addr)?;
-        let tcp = dial(addr).await?;
+        let io = dial(network, addr).await?;
         let client = Arc::clone(&self.0.current.load().client);
         let stream =
-            TlsConnector::from(client).connect(name, tcp).await.map_err(|e| Error::handshake(addr, &e))?;
+            TlsConnector::from(client).connect(name, io).await.map_err(|e| Error::handshake(addr, &e))?;
         let (_, session) = stream.get_ref();
         let peer = peer_identity(session.peer_certificates())?;
         if !expect.accepts(&peer) {
@@ -182,9 +181,9 @@ impl Tls {
 }
 
 /// Connects to `addr` without TLS: only for agents that registered so in local mode. No time-out of its own.
-pub async fn connect_plain(addr: &str) -> Result<Stream> {
+pub async fn connect_plain(network: &dyn Network, addr: &str) -> Result<Stream> {
     server_name(addr)?;
-    Ok(Stream::Plain(dial(addr).await?))
+    Ok(Stream::Plain(dial(network, addr).await?))
 }
 
 /// The identity of a peer whose chain the handshake has verified.
@@ -196,9 +195,8 @@ pub(crate) fn peer_identity(chain: Option<&[CertificateDer<'_>]>) -> Result<Iden
     )
 }
 
-async fn dial(addr: &str) -> Result<TcpStream> {
-    let connected = TcpStream::connect(addr).await.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp));
-    connected.map_err(|source| Error::Unreachable { addr: addr.to_owned(), source })
+async fn dial(network: &dyn Network, addr: &str) -> Result<Box<dyn Io>> {
+    network.dial(addr).await.map_err(|source| Error::Unreachable { addr: addr.to_owned(), source })
 }
 
 fn server_name(addr: &str) -> Result<ServerName<'static>> {

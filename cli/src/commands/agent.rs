@@ -16,9 +16,17 @@ pub(super) async fn run(args: &Args, command: &Agent) -> Result {
         return Ok(());
     }
     let rows = answer["agents"].as_array().into_iter().flatten().map(|agent| {
-        let capabilities: Vec<_> = agent["capabilities"].as_array().into_iter().flatten().map(value).collect();
+        let capabilities: Vec<_> =
+            agent["capabilities"].as_array().into_iter().flatten().map(value).collect();
         let text = |field: &str| value(&agent[field]);
-        vec![text("id"), text("name"), text("endpoint"), capabilities.join(", "), text("transport"), text("lastSeen")]
+        vec![
+            text("id"),
+            text("name"),
+            text("endpoint"),
+            capabilities.join(", "),
+            text("transport"),
+            text("lastSeen"),
+        ]
     });
     let header = ["ID", "NAME", "ENDPOINT", "CAPABILITIES", "TRANSPORT", "LAST SEEN"];
     print(table(&header, rows.collect(), "no agents are registered"));

@@ -38,7 +38,13 @@ pub(super) async fn run(args: &Args, keep: bool) -> Result {
         Start::default().flags()
     } else {
         let any = || Some("0".to_owned());
-        let ports = Start { http: any(), grpc: any(), data_plane_grpc: any(), data_plane_admin: any(), ..Default::default() };
+        let ports = Start {
+            http: any(),
+            grpc: any(),
+            data_plane_grpc: any(),
+            data_plane_admin: any(),
+            ..Default::default()
+        };
         ports.flags()
     };
     let mut settings = Settings::load(args, &flags)?.settings;
@@ -149,7 +155,11 @@ async fn show(api: &mut Api) -> Result {
         }
         let verdict = if ok { "" } else { "   ✗ it is " };
         let expected = if ok { String::new() } else { sentence.languages.join(" or ") };
-        print(format_args!("  → {} ~ {}{verdict}{expected}", value(decided), confidence(&execution["confidence"])));
+        print(format_args!(
+            "  → {} ~ {}{verdict}{expected}",
+            value(decided),
+            confidence(&execution["confidence"])
+        ));
     }
 
     let (calls, cascade_right) = cascade(api).await?;
@@ -196,5 +206,10 @@ async fn ask(api: &mut Api, pattern: &str, input: Json) -> Result<Json> {
     if execution["status"] == "completed" {
         return Ok(execution);
     }
-    Err(Exit::failed(format!("{input}: run {} {}: {}", value(&execution["id"]), value(&execution["status"]), value(&execution["error"]))))
+    Err(Exit::failed(format!(
+        "{input}: run {} {}: {}",
+        value(&execution["id"]),
+        value(&execution["status"]),
+        value(&execution["error"])
+    )))
 }

@@ -34,7 +34,12 @@ async fn list(args: &Args, json: bool) -> Result {
     let rows = answer["patterns"].as_array().into_iter().flatten().map(|pattern| {
         let needs = &pattern["requirements"];
         let name = kebab(pattern["name"].as_str().unwrap_or_default());
-        vec![name, value(&pattern["version"]), value(&needs["minAgents"]), short(&value(&pattern["description"]), 90)]
+        vec![
+            name,
+            value(&pattern["version"]),
+            value(&needs["minAgents"]),
+            short(&value(&pattern["description"]), 90),
+        ]
     });
     print(table(&["NAME", "VERSION", "AGENTS", "DESCRIPTION"], rows.collect(), "there are no patterns"));
     Ok(())
@@ -45,13 +50,16 @@ fn validate(path: &Path, as_json: bool) -> Result {
     let mut broken = 0;
     let mut report = Vec::new();
     for file in &files {
-        let script = std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("{}: {e}", file.display())))?;
+        let script =
+            std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("{}: {e}", file.display())))?;
         let outcome = Parsed::parse(&file.display().to_string(), &script);
         broken += usize::from(outcome.is_err());
         if as_json {
             report.push(match &outcome {
                 Ok(_) => json!({"file": file, "valid": true, "errors": []}),
-                Err(e) if e.diagnostics.is_empty() => json!({"file": file, "valid": false, "errors": [e.report]}),
+                Err(e) if e.diagnostics.is_empty() => {
+                    json!({"file": file, "valid": false, "errors": [e.report]})
+                }
                 Err(e) => json!({"file": file, "valid": false, "errors": e.diagnostics}),
             });
         } else {
@@ -64,7 +72,11 @@ fn validate(path: &Path, as_json: bool) -> Result {
     if as_json {
         print(pretty(&Json::Array(report)));
     }
-    if broken == 0 { Ok(()) } else { Err(Exit::failed(format!("{broken} of {} files are no patterns", files.len()))) }
+    if broken == 0 {
+        Ok(())
+    } else {
+        Err(Exit::failed(format!("{broken} of {} files are no patterns", files.len())))
+    }
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
@@ -80,5 +92,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     files.sort();
-    if files.is_empty() { Err(Exit::usage(format!("{} holds no .prism file", path.display()))) } else { Ok(files) }
+    if files.is_empty() {
+        Err(Exit::usage(format!("{} holds no .prism file", path.display())))
+    } else {
+        Ok(files)
+    }
 }

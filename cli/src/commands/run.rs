@@ -28,7 +28,12 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
     let execution = &answer["execution"];
     print(if run.json { pretty(execution) } else { report(execution) });
     if execution["status"] != "completed" {
-        return Err(Exit::failed(format!("run {} {}: {}", value(&execution["id"]), value(&execution["status"]), value(&execution["error"]))));
+        return Err(Exit::failed(format!(
+            "run {} {}: {}",
+            value(&execution["id"]),
+            value(&execution["status"]),
+            value(&execution["error"])
+        )));
     }
     let sure = execution["confidence"].as_f64();
     match run.min_confidence {
@@ -46,7 +51,9 @@ fn input(run: &Run) -> Result<Json> {
         (None, None) => return Ok(Json::Null),
         (None, Some(file)) if file.as_os_str() == "-" => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|e| Exit::usage(format!("standard input: {e}")))?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|e| Exit::usage(format!("standard input: {e}")))?;
             (text, "standard input".to_owned())
         }
         (None, Some(file)) => {

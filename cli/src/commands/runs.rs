@@ -36,7 +36,15 @@ fn list(answer: &Json) -> String {
         let took = run["duration"].as_u64().map_or_else(|| "–".to_owned(), |ms| format!("{ms} ms"));
         let calls = format!("{} ({} failed)", run["metrics"]["calls"], run["metrics"]["callsFailed"]);
         let error = short(run["error"].as_str().unwrap_or_default(), 50);
-        vec![text("id"), text("patternName"), text("status"), confidence(&run["confidence"]), calls, took, error]
+        vec![
+            text("id"),
+            text("patternName"),
+            text("status"),
+            confidence(&run["confidence"]),
+            calls,
+            took,
+            error,
+        ]
     });
     let header = ["ID", "PATTERN", "STATUS", "CONFIDENCE", "CALLS", "TOOK", "ERROR"];
     table(&header, rows.collect(), "there are no runs")
@@ -54,7 +62,13 @@ fn show(execution: &Json) -> String {
             fields.clone()
         });
         let detail = short(&Json::Object(fields.unwrap_or_default()).to_string(), 110);
-        vec![value(&entry["position"]), value(&entry["at"]), value(&entry["type"]), value(&entry["effect"]), detail]
+        vec![
+            value(&entry["position"]),
+            value(&entry["at"]),
+            value(&entry["type"]),
+            value(&entry["effect"]),
+            detail,
+        ]
     });
     lines.push(String::new());
     lines.push(table(&["#", "AT", "EVENT", "EFFECT", "DETAIL"], rows.collect(), "the journal is empty"));

@@ -29,7 +29,11 @@ pub(super) async fn run(args: &Args, as_json: bool) -> Result {
             "instance": instance::running(&settings::data_dir(args)?),
         })));
     } else {
-        print(format_args!("control plane  {}, version {}", value(&health["status"]), value(&health["version"])));
+        print(format_args!(
+            "control plane  {}, version {}",
+            value(&health["status"]),
+            value(&health["version"])
+        ));
         let addresses: Vec<_> =
             nodes["nodes"].as_array().into_iter().flatten().map(|node| value(&node["address"])).collect();
         print(format_args!("data plane     {} node(s) {}", addresses.len(), addresses.join(", ")));

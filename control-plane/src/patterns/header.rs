@@ -78,7 +78,8 @@ impl Header {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let list = || value.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect();
+        let list =
+            || value.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect();
         let count = || value.parse().map_err(|_| format!("needs a whole number, not \"{value}\""));
         if value.is_empty() && key != "tags" && key != "capabilities" {
             return Err("needs a value".to_owned());
@@ -130,13 +131,16 @@ mod tests {
             "\n/**\n * @name a b\n * @minAgent 2\n * @minConfidence 7\n * @maxAgents x\n */\n1",
         )
         .unwrap_err();
-        assert_eq!(problems, [
-            "3: @name holds letters, digits, - and _ only, not \"a b\"",
-            "4: @minAgent is unknown; did you mean @minAgents?",
-            "5: @minConfidence needs a number from 0 to 1, not \"7\"",
-            "6: @maxAgents needs a whole number, not \"x\"",
-            "2: @version is missing",
-        ]);
+        assert_eq!(
+            problems,
+            [
+                "3: @name holds letters, digits, - and _ only, not \"a b\"",
+                "4: @minAgent is unknown; did you mean @minAgents?",
+                "5: @minConfidence needs a number from 0 to 1, not \"7\"",
+                "6: @maxAgents needs a whole number, not \"x\"",
+                "2: @version is missing",
+            ]
+        );
         assert!(Header::parse("1 + 1").unwrap_err()[0].contains("/**"));
     }
 }

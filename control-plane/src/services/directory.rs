@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream, stream::BoxStream};
 use parallax_proto::controlplane::v1::{
-    AgentKey, DirectoryUpdate, FollowRequest, Heartbeat, Snapshot, directory_server, directory_update::Update as Wire,
+    AgentKey, DirectoryUpdate, FollowRequest, Heartbeat, Snapshot, directory_server,
+    directory_update::Update as Wire,
 };
 use parallax_runtime::lifecycle::Lifecycle;
 use tonic::{Request, Response, Status};
@@ -68,9 +69,9 @@ impl directory_server::Directory for Service {
 
 fn to_wire(update: Update) -> Wire {
     match update {
-        Update::Snapshot(agents) => {
-            Wire::Snapshot(Snapshot { agents: agents.iter().map(parallax_runtime::agent::Agent::to_record).collect() })
-        }
+        Update::Snapshot(agents) => Wire::Snapshot(Snapshot {
+            agents: agents.iter().map(parallax_runtime::agent::Agent::to_record).collect(),
+        }),
         Update::Upsert(agent) => Wire::Upsert(agent.to_record()),
         Update::Remove(key) => Wire::Remove(AgentKey { tenant: key.tenant, agent_id: key.id }),
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use ::http::{StatusCode, header::CONTENT_TYPE};
 use axum::{
     Extension, Json, Router,
     body::Bytes,
@@ -9,7 +10,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use ::http::{StatusCode, header::CONTENT_TYPE};
 use parallax_runtime::{env::Env, run::Status, store::RunQuery};
 use parallax_security::Peer;
 use parallax_telemetry::{admin::Readiness, metrics};
@@ -140,11 +140,21 @@ async fn execute(
     Ok(Json(json!({"execution": json::execution(&run), "duration": millis(begun.elapsed())})))
 }
 
-async fn executions(State(api): Shared, Extension(peer): Extension<Peer>, RawQuery(query): RawQuery) -> Answer {
-    let query = Query::parse(query.as_deref().unwrap_or_default(), &["limit", "offset", "status", "pattern", "before"])?;
+async fn executions(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let query = Query::parse(
+        query.as_deref().unwrap_or_default(),
+        &["limit", "offset", "status", "pattern", "before"],
+    )?;
     let limit = query.number("limit")?.unwrap_or(PAGE.1);
     if limit == 0 || limit > PAGE.0 {
-        return Err(Error::Invalid { field: "limit", problem: format!("{limit} is not from 1 to {}", PAGE.0) });
+        return Err(Error::Invalid {
+            field: "limit",
+            problem: format!("{limit} is not from 1 to {}", PAGE.0),
+        });
     }
     let offset = query.number("offset")?.unwrap_or(0);
     let status = match query.get("status") {
@@ -155,7 +165,9 @@ async fn executions(State(api): Shared, Extension(peer): Extension<Peer>, RawQue
     };
     // Runs carry their pattern's own spelling.
     let pattern = match query.get("pattern") {
-        Some(name) => Some(api.catalog.get(name, "").map_or_else(|_| name.to_owned(), |p| p.header.name.clone())),
+        Some(name) => {
+            Some(api.catalog.get(name, "").map_or_else(|_| name.to_owned(), |p| p.header.name.clone()))
+        }
         None => None,
     };
     let page = api
@@ -181,7 +193,8 @@ async fn execution(State(api): Shared, Extension(peer): Extension<Peer>, Path(id
 }
 
 async fn nodes(State(api): Shared) -> Json<Body> {
-    let nodes: Vec<_> = api.nodes.list().into_iter().map(|(id, addr)| json!({"id": id, "address": addr})).collect();
+    let nodes: Vec<_> =
+        api.nodes.list().into_iter().map(|(id, addr)| json!({"id": id, "address": addr})).collect();
     Json(json!({"count": nodes.len(), "nodes": nodes}))
 }
 

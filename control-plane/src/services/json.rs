@@ -106,7 +106,8 @@ pub fn execution(run: &Run) -> Json {
     let start = run.start();
     body["input"] = start.input.clone();
     body["result"] = run.value().cloned().unwrap_or_default();
-    body["agents"] = start.agents.iter().map(|agent| json!({"id": agent.key.id, "name": agent.name})).collect();
+    body["agents"] =
+        start.agents.iter().map(|agent| json!({"id": agent.key.id, "name": agent.name})).collect();
     body["calls"] = calls(run)
         .iter()
         .map(|call| {
@@ -145,7 +146,8 @@ fn journal_entry(position: usize, entry: &Entry) -> Json {
         event => serde_json::to_value(event).expect("an event is plain data"),
     };
     let fields = body.as_object_mut().expect("an event is an object");
-    let mut ordered = Map::from_iter([("position".to_owned(), json!(position)), ("at".to_owned(), json!(entry.at))]);
+    let mut ordered =
+        Map::from_iter([("position".to_owned(), json!(position)), ("at".to_owned(), json!(entry.at))]);
     ordered.append(fields);
     Json::Object(ordered)
 }

@@ -6,8 +6,8 @@ use futures::stream::BoxStream;
 use parallax_proto::{
     confidence::ConfidenceResult,
     patterns::{
-        ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest, ListPatternsResponse,
-        Pattern as Wire, UploadPatternRequest, UploadPatternResponse,
+        ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest,
+        ListPatternsResponse, Pattern as Wire, UploadPatternRequest, UploadPatternResponse,
         execute_pattern_response::{Metrics, Status as WireStatus},
         pattern::Requirements,
         pattern_service_server,
@@ -46,8 +46,10 @@ impl pattern_service_server::PatternService for Service {
         let message = request.into_inner();
         let options = message.options.unwrap_or_default();
         let not_negative = |field, value: i32| {
-            u32::try_from(value)
-                .map_err(|_| Error::Invalid { field, problem: format!("{value} is negative; 0 means none of its own") })
+            u32::try_from(value).map_err(|_| Error::Invalid {
+                field,
+                problem: format!("{value} is negative; 0 means none of its own"),
+            })
         };
         let timeout = not_negative("options.timeout_ms", options.timeout_ms)?;
         let request = runs::Request {
@@ -81,7 +83,9 @@ impl pattern_service_server::PatternService for Service {
         let ListPatternsRequest { tags, include_scripts } = request.into_inner();
         let tagged = |pattern: &Pattern| tags.iter().all(|tag| pattern.header.tags.contains(tag));
         let patterns = self.catalog.list().filter(|pattern| tagged(pattern));
-        Ok(Response::new(ListPatternsResponse { patterns: patterns.map(|p| to_wire(p, include_scripts)).collect() }))
+        Ok(Response::new(ListPatternsResponse {
+            patterns: patterns.map(|p| to_wire(p, include_scripts)).collect(),
+        }))
     }
 
     async fn get_pattern(&self, request: Request<GetPatternRequest>) -> Result<Response<Wire>, Status> {
@@ -93,14 +97,16 @@ impl pattern_service_server::PatternService for Service {
         &self,
         _: Request<UploadPatternRequest>,
     ) -> Result<Response<UploadPatternResponse>, Status> {
-        Err(Error::NotServed("UploadPattern is not served yet; put the file into the pattern directory").into())
+        Err(Error::NotServed("UploadPattern is not served yet; put the file into the pattern directory")
+            .into())
     }
 }
 
 fn to_wire(pattern: &Pattern, with_script: bool) -> Wire {
     let requirements = &pattern.header.requirements;
     let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    let metadata = serde_json::json!({"tags": pattern.header.tags, "hash": pattern.hash, "origin": pattern.origin});
+    let metadata =
+        serde_json::json!({"tags": pattern.header.tags, "hash": pattern.hash, "origin": pattern.origin});
     Wire {
         name: pattern.header.name.clone(),
         version: pattern.header.version.clone(),

@@ -2,8 +2,8 @@
 
 use futures::{Stream, StreamExt, stream, stream::BoxStream};
 use parallax_proto::registry::{
-    AgentRegistration, GetAgentRequest, ListAgentsRequest, ListAgentsResponse, RegisterRequest, RegisterResponse,
-    RenewRequest, WatchEvent, WatchRequest, registry_server, watch_event::Type,
+    AgentRegistration, GetAgentRequest, ListAgentsRequest, ListAgentsResponse, RegisterRequest,
+    RegisterResponse, RenewRequest, WatchEvent, WatchRequest, registry_server, watch_event::Type,
 };
 use parallax_runtime::{
     agent::{Agent, AgentKey},
@@ -31,13 +31,19 @@ pub struct Service {
 
 #[tonic::async_trait]
 impl registry_server::Registry for Service {
-    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
         let peer = peer(&request);
         let lease_id = self.registry.register(&peer, request.into_inner()).await?;
         Ok(Response::new(RegisterResponse { success: true, message: "registered".to_owned(), lease_id }))
     }
 
-    async fn unregister(&self, request: Request<AgentRegistration>) -> Result<Response<RegisterResponse>, Status> {
+    async fn unregister(
+        &self,
+        request: Request<AgentRegistration>,
+    ) -> Result<Response<RegisterResponse>, Status> {
         let peer = peer(&request);
         let id = request.into_inner().id;
         if !self.registry.unregister(&peer, &id).await? {
@@ -83,7 +89,10 @@ impl registry_server::Registry for Service {
         }))
     }
 
-    async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<AgentRegistration>, Status> {
+    async fn get_agent(
+        &self,
+        request: Request<GetAgentRequest>,
+    ) -> Result<Response<AgentRegistration>, Status> {
         let peer = peer(&request);
         let id = request.into_inner().agent_id;
         let agent = self.registry.get(tenant::of(&peer), &id).ok_or(Error::NoAgent { id })?;

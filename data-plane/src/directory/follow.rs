@@ -99,7 +99,8 @@ impl Follower {
 
     async fn open(&self) -> Result<Streaming<DirectoryUpdate>, Break> {
         let addr = &self.config.control_plane;
-        let channel = channel::connect(&self.tls, addr, &Expect::kind(Kind::ControlPlane)).await?;
+        let channel =
+            channel::connect(&self.tls, &*self.env, addr, &Expect::kind(Kind::ControlPlane)).await?;
         let mut client = DirectoryClient::new(channel).max_decoding_message_size(usize::MAX);
         let request =
             FollowRequest { node_id: self.config.node_id.clone(), advertise: self.advertise.clone() };

@@ -13,7 +13,7 @@ use parallax_proto::{
     controlplane::v1::Transport,
 };
 use parallax_runtime::wire;
-use parallax_security::{Kind, Plaintext, connect_plain};
+use parallax_security::{Kind, Plaintext, Tcp, connect_plain};
 use prost::Message;
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -75,7 +75,7 @@ async fn read<B: Body<Data = Bytes, Error: std::fmt::Debug>>(response: Response<
 
 /// One call by a client that knows HTTP/2 and no gRPC.
 pub(crate) async fn bare(node: &Node, request: Request<tonic::body::Body>) -> Raw {
-    let stream = connect_plain(&node.plane.grpc_addr().to_string()).await.unwrap();
+    let stream = connect_plain(&Tcp, &node.plane.grpc_addr().to_string()).await.unwrap();
     let (mut send, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let connection = tokio::spawn(connection);

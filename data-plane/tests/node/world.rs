@@ -23,7 +23,7 @@ use parallax_runtime::{
     serve,
     store::{ConfidenceStore, Sample, SampleQuery, Stores},
 };
-use parallax_security::{Alpn, Authority, Expect, Identity, Kind, Plaintext, Tls, connect_plain};
+use parallax_security::{Alpn, Authority, Expect, Identity, Kind, Plaintext, Tcp, Tls, connect_plain};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -122,7 +122,7 @@ impl World {
             let (tls, addr) = (tls.clone(), addr.clone());
             async move {
                 let expect = Expect::kind(Kind::DataPlane);
-                tls.connect(&addr, &expect).await.map(hyper_util::rt::TokioIo::new)
+                tls.connect(&Tcp, &addr, &expect).await.map(hyper_util::rt::TokioIo::new)
             }
         });
         Endpoint::from_static("http://node").connect_with_connector(connector).await.unwrap()
@@ -141,7 +141,7 @@ impl World {
         let addr = node.plane.grpc_addr().to_string();
         let connector = tower::service_fn(move |_: http::Uri| {
             let addr = addr.clone();
-            async move { connect_plain(&addr).await.map(hyper_util::rt::TokioIo::new) }
+            async move { connect_plain(&Tcp, &addr).await.map(hyper_util::rt::TokioIo::new) }
         });
         Endpoint::from_static("http://node").connect_with_connector(connector).await.unwrap()
     }

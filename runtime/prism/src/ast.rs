@@ -265,8 +265,14 @@ pub(crate) enum MatchKind {
     Bind(Ident),
     /// A literal.
     Value(Literal),
-    Array { elems: Vec<Option<MatchElem>>, rest: Option<Ident> },
-    Object { props: Vec<(Arc<str>, MatchElem)>, rest: Option<Ident> },
+    Array {
+        elems: Vec<Option<MatchElem>>,
+        rest: Option<Ident>,
+    },
+    Object {
+        props: Vec<(Arc<str>, MatchElem)>,
+        rest: Option<Ident>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -350,11 +356,18 @@ pub(crate) struct Import {
 #[derive(Debug)]
 pub(crate) enum Export {
     Default(Expr),
-    All { from: Arc<str>, from_span: Span },
+    All {
+        from: Arc<str>,
+        from_span: Span,
+    },
     /// Local variables under exported names.
     Names(Vec<(Ident, Arc<str>)>),
     /// Names of another module under exported names.
-    From { from: Arc<str>, from_span: Span, names: Vec<(Arc<str>, Arc<str>, Span)> },
+    From {
+        from: Arc<str>,
+        from_span: Span,
+        names: Vec<(Arc<str>, Arc<str>, Span)>,
+    },
     Stmt(Box<Stmt>),
 }
 

@@ -159,7 +159,9 @@ impl Native {
 
     /// Names of the methods of a kind of value, for suggestions.
     pub(crate) fn methods(owner: Owner, profile: Profile) -> impl Iterator<Item = &'static str> {
-        ALL.iter().map(|(_, text, ..)| *text).filter(move |text| Native::method(text, owner, profile).is_some())
+        ALL.iter()
+            .map(|(_, text, ..)| *text)
+            .filter(move |text| Native::method(text, owner, profile).is_some())
     }
 }
 
@@ -167,7 +169,11 @@ impl Native {
 pub(crate) fn global(name: &str, profile: Profile) -> Option<Val> {
     let members = |owner: Owner| {
         let own = ALL.iter().filter(move |(_, _, o, ..)| *o == owner);
-        let object: Object = own.map(|(native, text, ..)| (Arc::from(text.rsplit('.').next().unwrap_or(text)), Val::Native(*native))).collect();
+        let object: Object = own
+            .map(|(native, text, ..)| {
+                (Arc::from(text.rsplit('.').next().unwrap_or(text)), Val::Native(*native))
+            })
+            .collect();
         Val::Obj(Arc::new(object))
     };
     match name {
@@ -175,7 +181,8 @@ pub(crate) fn global(name: &str, profile: Profile) -> Option<Val> {
         "Promise" => Some(members(Owner::Promise)),
         _ => {
             let found = ALL.iter().find(|(_, text, owner, ..)| {
-                *text == name && (*owner == Owner::Global || profile == Profile::Pattern && *owner == Owner::Extra)
+                *text == name
+                    && (*owner == Owner::Global || profile == Profile::Pattern && *owner == Owner::Extra)
             });
             found.map(|(native, ..)| Val::Native(*native))
         }

@@ -112,7 +112,12 @@ struct Loop {
 enum Guard {
     Catch,
     /// Exits go through the `finally` block: registers of what to do after it and with which value.
-    Finally { how: Reg, value: Reg, entries: Vec<usize>, exits: Vec<Exit> },
+    Finally {
+        how: Reg,
+        value: Reg,
+        entries: Vec<usize>,
+        exits: Vec<Exit>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +214,9 @@ impl<'a> Gen<'a> {
             let free = var.kind == VarKind::Free;
             let name = self.names.text(var.name);
             // `x` in `function f() { let x }` may mean the outer one, so it is no proof that the program reads it.
-            if matches!(var.kind, VarKind::Free | VarKind::Implicit) && var.func == self.resolved.mains[0] && var.read
+            if matches!(var.kind, VarKind::Free | VarKind::Implicit)
+                && var.func == self.resolved.mains[0]
+                && var.read
             {
                 self.facts.globals.insert(name.to_string());
             }
@@ -255,7 +262,9 @@ impl<'a> Gen<'a> {
     fn patch(&mut self, at: usize) {
         let here = self.here();
         match &mut self.f().code[at] {
-            Op::Jump { to } | Op::JumpIf { to, .. } | Op::JumpIfSet { to, .. } | Op::TryStart { to, .. } => *to = here,
+            Op::Jump { to } | Op::JumpIf { to, .. } | Op::JumpIfSet { to, .. } | Op::TryStart { to, .. } => {
+                *to = here
+            }
             other => unreachable!("{other:?} is no jump"),
         }
     }
@@ -320,8 +329,10 @@ impl<'a> Gen<'a> {
             return *id;
         }
         let id = self.code.names.len() as u32;
-        let (array, string) =
-            (Native::method(text, Owner::Array, self.profile), Native::method(text, Owner::String, self.profile));
+        let (array, string) = (
+            Native::method(text, Owner::Array, self.profile),
+            Native::method(text, Owner::String, self.profile),
+        );
         self.code.names.push(Name { text: Arc::clone(text), array, string });
         self.name_ids.insert(Arc::clone(text), id);
         id
@@ -541,9 +552,13 @@ impl<'a> Gen<'a> {
         match self.use_of(ident) {
             Use::Var { var, check } => {
                 let kind = self.resolved.vars[var as usize].kind;
-                if kind == VarKind::Const {
+                if kind.constant() {
                     let name = self.names.text(ident.name);
-                    self.raise("const_assign", format!("`{name}` is a constant and cannot be assigned"), None);
+                    self.raise(
+                        "const_assign",
+                        format!("`{name}` is a constant and cannot be assigned"),
+                        None,
+                    );
                     return Ok(());
                 }
                 let creates = kind == VarKind::Implicit;

@@ -35,7 +35,11 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let profile = if self.profile == Profile::Strict { "strict" } else { "pattern" };
-        write!(f, "{} {} ({profile})\n  expected {}\n  got      {}", self.id, self.name, self.expected, self.got)
+        write!(
+            f,
+            "{} {} ({profile})\n  expected {}\n  got      {}",
+            self.id, self.name, self.expected, self.got
+        )
     }
 }
 
@@ -97,7 +101,8 @@ pub fn run_cases(json: &str) -> Result<Report, serde_json::Error> {
             Some(profile) => vec![profile],
             None => vec![Profile::Strict, Profile::Pattern],
         };
-        let failures: Vec<Failure> = profiles.into_iter().filter_map(|profile| check(case, profile)).collect();
+        let failures: Vec<Failure> =
+            profiles.into_iter().filter_map(|profile| check(case, profile)).collect();
         report.passed += usize::from(failures.is_empty());
         report.failures.extend(failures);
     }
@@ -144,8 +149,7 @@ fn tagged(value: &Value) -> Json {
 }
 
 fn run(case: &Case, profile: Profile) -> Ran {
-    let options =
-        CompileOptions { name: "/main.prism".into(), profile, modules: case.given.modules.clone() };
+    let options = CompileOptions { name: "/main.prism".into(), profile, modules: case.given.modules.clone() };
     let program = match Program::compile(&case.program, &options) {
         Ok(program) => program,
         Err(diagnostics) => {
@@ -169,7 +173,10 @@ fn run(case: &Case, profile: Profile) -> Ran {
             }
             Step::Need { effects, .. } => {
                 for effect in effects {
-                    outcomes.push((effect.id, answer(effect.id, &effect.kind, &mut replies, case.given.llm.is_some())));
+                    outcomes.push((
+                        effect.id,
+                        answer(effect.id, &effect.kind, &mut replies, case.given.llm.is_some()),
+                    ));
                 }
             }
             Step::Done(value) => return Ran { end: Ok(value), stdout: run.output().to_vec() },

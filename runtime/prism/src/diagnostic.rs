@@ -86,10 +86,27 @@ pub(crate) struct File {
 }
 
 impl Diagnostic {
-    pub(crate) fn new(code: &'static str, kind: Kind, message: impl Into<String>, span: Span, files: &[File]) -> Self {
+    pub(crate) fn new(
+        code: &'static str,
+        kind: Kind,
+        message: impl Into<String>,
+        span: Span,
+        files: &[File],
+    ) -> Self {
         let (file, (line, column)) = locate(span, files);
         let (message, severity) = (message.into(), Severity::Error);
-        Diagnostic { code, kind, severity, message, file, span, line, column, hint: None, related: Vec::new() }
+        Diagnostic {
+            code,
+            kind,
+            severity,
+            message,
+            file,
+            span,
+            line,
+            column,
+            hint: None,
+            related: Vec::new(),
+        }
     }
 
     pub(crate) fn hint(mut self, hint: Option<String>) -> Self {
@@ -147,7 +164,11 @@ fn excerpt(out: &mut String, file: &str, source: &str, span: Span, line: u32, co
         first.clamp(1, text.chars().count().saturating_sub(column as usize - 1).max(1))
     });
     let marker: String = std::iter::repeat_n(mark, width).collect();
-    let _ = writeln!(out, "{gutter} |\n{number} | {text}\n{gutter} | {}{marker}", " ".repeat(column as usize - 1));
+    let _ = writeln!(
+        out,
+        "{gutter} |\n{number} | {text}\n{gutter} | {}{marker}",
+        " ".repeat(column as usize - 1)
+    );
 }
 
 impl fmt::Display for Diagnostic {
@@ -211,7 +232,8 @@ fn distance(a: &str, b: &str) -> usize {
         let mut row = vec![i];
         for j in 1..=b.len() {
             let same = a[i - 1].eq_ignore_ascii_case(&b[j - 1]);
-            let mut best = (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + usize::from(!same));
+            let mut best =
+                (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + usize::from(!same));
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 best = best.min(rows[i - 2][j - 2] + 1);
             }

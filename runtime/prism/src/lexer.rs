@@ -340,7 +340,8 @@ impl Lexer<'_> {
                 self.pos = self.bytes.len();
                 self.push_text(text, from);
                 self.push(Tok::TextEnd, self.pos);
-                let hint = if multiline { "end it with three backticks" } else { "end it with a double quote" };
+                let hint =
+                    if multiline { "end it with three backticks" } else { "end it with a double quote" };
                 return self.error(start, start + 1, "this string is never closed", Some(hint));
             };
             text.push_str(&rest[..len]);
@@ -363,7 +364,8 @@ impl Lexer<'_> {
                 b'\n' => {
                     self.push_text(text, from);
                     self.push(Tok::TextEnd, self.pos);
-                    let hint = "a string ends on its line; use \\n, or three backticks for a multiline string";
+                    let hint =
+                        "a string ends on its line; use \\n, or three backticks for a multiline string";
                     return self.error(start, self.pos, "this string is never closed", Some(hint));
                 }
                 b'\\' => {

@@ -186,7 +186,11 @@ impl Parser<'_> {
     fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         if self.depth >= MAX_DEPTH {
             let message = format!("this nests more than {MAX_DEPTH} levels deep");
-            return self.fail(self.span(), message, Some("move the inner part into a variable or a function"));
+            return self.fail(
+                self.span(),
+                message,
+                Some("move the inner part into a variable or a function"),
+            );
         }
         self.depth += 1;
         let result = parse(self);

@@ -13,8 +13,8 @@ mod tasks;
 
 pub(crate) use calls::{array_arg, bad_argument};
 pub(crate) use run::Thrown;
-pub(crate) use tasks::{grouped, sorted};
 pub use run::{AgentInfo, Host, Interrupt, Run, Step};
+pub(crate) use tasks::{grouped, sorted};
 
 use crate::compile::{Inner, ProtoId, Reg};
 use crate::diagnostic::Raise;
@@ -89,7 +89,11 @@ pub(crate) struct Frame {
 }
 
 pub(crate) enum FrameKind {
-    Code { proto: ProtoId, pc: u32, base: u32 },
+    Code {
+        proto: ProtoId,
+        pc: u32,
+        base: u32,
+    },
     /// A built-in that calls back. It is out while it works.
     Task(Option<Box<Task>>),
 }

@@ -9,7 +9,8 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
 use super::{
-    CallOutcome, Change, ConfidenceStore, Expect, RegistryStore, RunQuery, RunStore, Sample, SampleQuery, StoreError,
+    CallOutcome, Change, ConfidenceStore, Expect, RegistryStore, RunQuery, RunStore, Sample, SampleQuery,
+    StoreError,
 };
 use crate::run::{Entry, Event, Options, RunKey, Start, Status};
 

@@ -45,9 +45,10 @@ impl Dialer {
 
     pub(crate) async fn dial(&self) -> Result<Link, Error> {
         self.in_time(async {
+            let network = self.credentials.network();
             let stream = match &self.credentials.tls {
-                Some(tls) => tls.connect(&self.addr, &Expect::kind(self.expect)).await?,
-                None => connect_plain(&self.addr).await?,
+                Some(tls) => tls.connect(network, &self.addr, &Expect::kind(self.expect)).await?,
+                None => connect_plain(network, &self.addr).await?,
             };
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())

@@ -4,7 +4,10 @@ use std::{
     sync::Arc,
 };
 
-use parallax_runtime::{DEFAULT_TENANT, env::Env};
+use parallax_runtime::{
+    DEFAULT_TENANT,
+    env::{Env, Network},
+};
 use parallax_security::{Authority, Error as SecurityError, Files, Identity, Kind, Tls};
 
 use crate::Error;
@@ -84,6 +87,11 @@ impl Local {
 }
 
 impl Credentials {
+    /// How peers are reached.
+    pub(crate) fn network(&self) -> &dyn Network {
+        &*self.env
+    }
+
     /// Those of `kind` and `id`. Checks that the id can be a name in a certificate, with TLS or without.
     pub(crate) fn open(options: &TlsOptions, kind: Kind, id: &str, env: Arc<dyn Env>) -> Result<Self, Error> {
         let identity = Identity::new(DEFAULT_TENANT, kind, id)?;

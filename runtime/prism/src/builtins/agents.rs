@@ -97,7 +97,8 @@ pub(crate) fn llm_arguments(native: Native, args: &[Val]) -> Raised<(String, Llm
     };
     for (key, value) in given.entries() {
         let wrong = |wanted: &str| {
-            let message = format!("option `{key}` of `{}` is {wanted}, not {}", native.name(), value.described());
+            let message =
+                format!("option `{key}` of `{}` is {wanted}, not {}", native.name(), value.described());
             Raise::new("bad_argument", message)
         };
         let string = || match value.plain() {

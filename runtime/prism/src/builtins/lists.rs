@@ -77,7 +77,8 @@ pub(super) fn ordered(native: Native, args: &[Val]) -> Raised<Val> {
                 // Other elements are their own keys.
                 (a, b) => order(a, b),
             };
-            let sorted = sorted(items.items().to_vec(), |a, b| if ascending { by_key(a, b) } else { by_key(b, a) });
+            let sorted =
+                sorted(items.items().to_vec(), |a, b| if ascending { by_key(a, b) } else { by_key(b, a) });
             Ok(Val::array(sorted)?.sure(0.95))
         }
         Native::Sort => {
@@ -204,7 +205,10 @@ pub(super) fn range(args: &[Val]) -> Raised<Val> {
         return Err(Raise::new("bad_argument", "`range` needs finite bounds and a step that is not 0"));
     }
     if count > MAX_RANGE {
-        return Err(Raise::new("bad_argument", format!("`range` makes at most {MAX_RANGE} numbers, not {count}")));
+        return Err(Raise::new(
+            "bad_argument",
+            format!("`range` makes at most {MAX_RANGE} numbers, not {count}"),
+        ));
     }
     Val::array((0..count.max(0.0) as u64).map(|i| Val::Num(start + i as f64 * step)).collect())
 }

@@ -22,7 +22,9 @@ fn votes(native: Native, args: &[Val]) -> Raised<Vec<Vote>> {
     for item in items.items() {
         let outer = item.confidence();
         let report = match item.plain() {
-            Val::Obj(object) if object.get("result").is_some() && object.get("confidence").is_some() => object,
+            Val::Obj(object) if object.get("result").is_some() && object.get("confidence").is_some() => {
+                object
+            }
             plain => {
                 votes.push(Vote { value: plain.clone(), confidence: outer.unwrap_or(1.0) });
                 continue;
@@ -36,7 +38,9 @@ fn votes(native: Native, args: &[Val]) -> Raised<Vec<Vote>> {
             Some(Val::Num(c)) if (0.0..=1.0).contains(c) => *c,
             // An agent that did not say how sure it is.
             None | Some(Val::Null) => 1.0,
-            Some(other) => return Err(bad_argument(native, "a `confidence` from 0 to 1 in each result", other)),
+            Some(other) => {
+                return Err(bad_argument(native, "a `confidence` from 0 to 1 in each result", other));
+            }
         };
         votes.push(Vote { value: result.plain().clone(), confidence: confidence * outer.unwrap_or(1.0) });
     }
@@ -129,7 +133,8 @@ pub(super) fn average(native: Native, args: &[Val]) -> Raised<Val> {
         Some(Val::Arr(weights)) => {
             let given = weights.items();
             if given.len() != numbers.len() {
-                let message = format!("`weightedAverage` got {} numbers, but {} weights", numbers.len(), given.len());
+                let message =
+                    format!("`weightedAverage` got {} numbers, but {} weights", numbers.len(), given.len());
                 return Err(Raise::new("bad_argument", message));
             }
             given
@@ -140,7 +145,9 @@ pub(super) fn average(native: Native, args: &[Val]) -> Raised<Val> {
                 })
                 .collect::<Raised<_>>()?
         }
-        None | Some(Val::Null) if native == Native::WeightedAverage => numbers.iter().map(Val::certainty).collect(),
+        None | Some(Val::Null) if native == Native::WeightedAverage => {
+            numbers.iter().map(Val::certainty).collect()
+        }
         None | Some(Val::Null) => vec![1.0; numbers.len()],
         Some(other) => return Err(bad_argument(native, "weights as an array", other)),
     };
@@ -151,7 +158,9 @@ pub(super) fn average(native: Native, args: &[Val]) -> Raised<Val> {
     }
     let (mut sum, mut trust) = (0.0, 0.0);
     for (number, weight) in numbers.iter().zip(&weights) {
-        let Val::Num(x) = number.plain() else { return Err(bad_argument(native, "an array of numbers", number)) };
+        let Val::Num(x) = number.plain() else {
+            return Err(bad_argument(native, "an array of numbers", number));
+        };
         sum += x * weight;
         trust += number.certainty() * weight;
     }

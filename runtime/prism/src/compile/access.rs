@@ -6,7 +6,8 @@ use super::*;
 impl Gen<'_> {
     pub(super) fn access(&mut self, head: &Expr, steps: &[Access], dst: Reg) -> Made<()> {
         // A pipeline's value does not reach into a `?.` chain: not before its last `?.`.
-        let optional = steps.iter().rposition(|s| matches!(s.kind, AccessKind::Member(MemberOp::Optional, _)));
+        let optional =
+            steps.iter().rposition(|s| matches!(s.kind, AccessKind::Member(MemberOp::Optional, _)));
         let pipe = self.fr().pipe;
         if optional.is_some() {
             self.f().pipe = None;
@@ -52,7 +53,11 @@ impl Gen<'_> {
                 && !args.iter().any(|a| matches!(a, Item::Spread(_)))
             {
                 let base = self.temp()?;
-                self.emit(if temp { Op::Take { dst: base, src: cur } } else { Op::Move { dst: base, src: cur } });
+                self.emit(if temp {
+                    Op::Take { dst: base, src: cur }
+                } else {
+                    Op::Move { dst: base, src: cur }
+                });
                 let (_, n) = self.values(args)?;
                 let name = self.name16(name)?;
                 self.span = span.to(steps[i + 1].span);
@@ -87,7 +92,11 @@ impl Gen<'_> {
                 }
                 AccessKind::Call(args) => {
                     let base = self.temp()?;
-                    self.emit(if temp { Op::Take { dst: base, src: cur } } else { Op::Move { dst: base, src: cur } });
+                    self.emit(if temp {
+                        Op::Take { dst: base, src: cur }
+                    } else {
+                        Op::Move { dst: base, src: cur }
+                    });
                     self.call(args, base, span, target)?;
                 }
             }
@@ -142,7 +151,8 @@ impl Gen<'_> {
 
     /// `f(…)` where `f` is a hoisted function that never changes: the result's register.
     fn static_call(&mut self, head: &Expr, steps: &[Access]) -> Made<Option<Reg>> {
-        let (ExprKind::Ident(ident), Some(AccessKind::Call(args))) = (&head.kind, steps.first().map(|s| &s.kind))
+        let (ExprKind::Ident(ident), Some(AccessKind::Call(args))) =
+            (&head.kind, steps.first().map(|s| &s.kind))
         else {
             return Ok(None);
         };
@@ -162,7 +172,8 @@ impl Gen<'_> {
 
     /// Remembers what the call says about the program.
     fn note(&mut self, steps: &[Access]) {
-        let analyze = steps.iter().any(|s| matches!(&s.kind, AccessKind::Member(_, name) if **name == *"analyze"));
+        let analyze =
+            steps.iter().any(|s| matches!(&s.kind, AccessKind::Member(_, name) if **name == *"analyze"));
         self.facts.calls_agents |= analyze;
     }
 
@@ -191,10 +202,12 @@ impl Gen<'_> {
                 _ => return Ok(false),
             },
             ExprKind::Array(items) => match items.split_first() {
-                Some((Item::Spread(first), rest)) if same(first) && !rest.is_empty() => match plain_items(rest) {
-                    Some(items) => items,
-                    None => return Ok(false),
-                },
+                Some((Item::Spread(first), rest)) if same(first) && !rest.is_empty() => {
+                    match plain_items(rest) {
+                        Some(items) => items,
+                        None => return Ok(false),
+                    }
+                }
                 _ => return Ok(false),
             },
             _ => return Ok(false),
@@ -214,7 +227,7 @@ impl Gen<'_> {
                 None
             }
             None => match self.use_of(target) {
-                Use::Var { var, .. } if self.resolved.vars[var as usize].kind != VarKind::Const => {
+                Use::Var { var, .. } if !self.resolved.vars[var as usize].kind.constant() => {
                     let place = match self.locs[var as usize] {
                         Loc::Global(g) => u16::try_from(g).ok().map(|g| (Place::Global, g)),
                         Loc::Cell(reg) if self.own(var) => Some((Place::Cell, reg)),
@@ -228,7 +241,7 @@ impl Gen<'_> {
             },
         };
         if let (Some(_), Use::Var { var, .. }) = (own, self.use_of(target))
-            && self.resolved.vars[var as usize].kind == VarKind::Const
+            && self.resolved.vars[var as usize].kind.constant()
         {
             return Ok(false);
         }

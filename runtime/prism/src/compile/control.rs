@@ -279,9 +279,7 @@ impl Gen<'_> {
         self.patch(start);
         self.emit(Op::Int { dst: how, value: 1 });
         let guard = self.f().guards.pop();
-        let Some(Guard::Finally { entries, exits, .. }) = guard else {
-            unreachable!("pushed by the caller")
-        };
+        let Some(Guard::Finally { entries, exits, .. }) = guard else { unreachable!("pushed by the caller") };
         self.patch(normal);
         self.patch_all(entries);
         self.block(block, None)?;
@@ -360,7 +358,12 @@ impl Gen<'_> {
         Ok(())
     }
 
-    pub(super) fn uncertain_for(&mut self, header: &Header, branches: &Branches, dst: Option<Reg>) -> Made<()> {
+    pub(super) fn uncertain_for(
+        &mut self,
+        header: &Header,
+        branches: &Branches,
+        dst: Option<Reg>,
+    ) -> Made<()> {
         let mark = self.mark();
         if let Some(init) = &header.init {
             self.stmt(init, None)?;

@@ -62,7 +62,11 @@ impl Gen<'_> {
                 Some(src) => {
                     self.emit(Op::Move { dst, src });
                 }
-                None => self.raise("placeholder", "`_` stands for the left side of a pipeline, and there is none", None),
+                None => self.raise(
+                    "placeholder",
+                    "`_` stands for the left side of a pipeline, and there is none",
+                    None,
+                ),
             },
             ExprKind::Template(parts) => self.without_pipe(|g| g.template(parts, dst))?,
             ExprKind::Ident(ident) => self.read(ident, dst),
@@ -148,7 +152,8 @@ impl Gen<'_> {
             self.emit(Op::Take { dst, src: arr });
             return Ok(());
         }
-        let spread = |items: &[Item]| items.iter().position(|i| matches!(i, Item::Spread(_))).unwrap_or(items.len());
+        let spread =
+            |items: &[Item]| items.iter().position(|i| matches!(i, Item::Spread(_))).unwrap_or(items.len());
         if items.len() <= BATCH && spread(items) == items.len() {
             let (first, n) = self.values(items)?;
             self.span = span;
@@ -254,7 +259,14 @@ impl Gen<'_> {
         Ok(())
     }
 
-    fn binary(&mut self, first: &Expr, rest: &[(BinOp, Expr)], span: Span, dst: Reg, fresh: bool) -> Made<()> {
+    fn binary(
+        &mut self,
+        first: &Expr,
+        rest: &[(BinOp, Expr)],
+        span: Span,
+        dst: Reg,
+        fresh: bool,
+    ) -> Made<()> {
         let logical = |op: BinOp| matches!(op, BinOp::And | BinOp::Or);
         let (last, inner) = rest.split_last().expect("a chain has an operator");
         let chained = !inner.is_empty() || logical(last.0);
@@ -295,8 +307,9 @@ impl Gen<'_> {
         if let Some(value) = small(right) {
             self.span = span;
             let value = match op {
-                BinOp::Add => Some(Op::AddInt { dst, a, value }),
-                BinOp::Sub if value != i16::MIN => Some(Op::AddInt { dst, a, value: -value }),
+                // The sign says which it was.
+                BinOp::Add if value >= 0 => Some(Op::AddInt { dst, a, value }),
+                BinOp::Sub if value > 0 => Some(Op::AddInt { dst, a, value: -value }),
                 BinOp::Mod if value > 0 => Some(Op::ModInt { dst, a, value }),
                 _ => None,
             };
@@ -365,8 +378,12 @@ impl Gen<'_> {
             self.span = e.span;
             match op {
                 PipeOp::Plain => self.emit(Op::Take { dst: target, src: result }),
-                PipeOp::Sure => self.emit(Op::Combine { how: Combine::Pipe, dst: target, left, right: result }),
-                PipeOp::Filter => self.emit(Op::Combine { how: Combine::Filter, dst: target, left, right: result }),
+                PipeOp::Sure => {
+                    self.emit(Op::Combine { how: Combine::Pipe, dst: target, left, right: result })
+                }
+                PipeOp::Filter => {
+                    self.emit(Op::Combine { how: Combine::Filter, dst: target, left, right: result })
+                }
             };
             left = target;
         }
@@ -398,7 +415,13 @@ impl Gen<'_> {
         Ok(vec![self.emit(Op::JumpIf { sense, reg, to: 0 })])
     }
 
-    fn logical_jump(&mut self, op: BinOp, first: &Expr, rest: &[(BinOp, Expr)], sense: bool) -> Made<Vec<usize>> {
+    fn logical_jump(
+        &mut self,
+        op: BinOp,
+        first: &Expr,
+        rest: &[(BinOp, Expr)],
+        sense: bool,
+    ) -> Made<Vec<usize>> {
         let decisive = op == BinOp::Or;
         let operands: Vec<&Expr> = std::iter::once(first).chain(rest.iter().map(|(_, e)| e)).collect();
         let (last, before) = operands.split_last().expect("there are at least two operands");

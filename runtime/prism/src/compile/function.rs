@@ -26,7 +26,8 @@ impl Gen<'_> {
         let name_of = |g: &mut Self, var: VarId| g.symbol_id(g.resolved.vars[var as usize].name);
         let capture_names = f.captured.iter().map(|v| name_of(self, *v)).collect();
         let cell_names = f.cells.iter().map(|(r, v)| (*r, name_of(self, *v))).collect();
-        let info = Arc::new(FnInfo { name, proto: id, params: params.min(usize::from(u16::MAX)) as u16, rest });
+        let info =
+            Arc::new(FnInfo { name, proto: id, params: params.min(usize::from(u16::MAX)) as u16, rest });
         let shared = match f.captures.is_empty() {
             true => Val::func(FuncBody::Closure { info: Arc::clone(&info), captured: Box::new([]) }).ok(),
             false => None,
@@ -181,7 +182,9 @@ impl Gen<'_> {
         for (reg, param) in params() {
             match param {
                 Target::Name(ident) => match self.use_of(ident) {
-                    Use::Var { var, .. } if self.locs[var as usize] != Loc::Reg(reg) => self.init(ident, reg)?,
+                    Use::Var { var, .. } if self.locs[var as usize] != Loc::Reg(reg) => {
+                        self.init(ident, reg)?
+                    }
                     _ => {}
                 },
                 Target::Pattern(pattern) => self.destructure(pattern, reg, None, true)?,

@@ -29,7 +29,11 @@ pub(crate) struct Files {
     pub(crate) idents: u32,
 }
 
-pub(crate) fn load(source: &str, options: &CompileOptions, names: &mut Names) -> Result<Files, Vec<Diagnostic>> {
+pub(crate) fn load(
+    source: &str,
+    options: &CompileOptions,
+    names: &mut Names,
+) -> Result<Files, Vec<Diagnostic>> {
     names.intern(Word::Agents.text());
     let empty = BTreeMap::new();
     let available = options.modules.as_ref().unwrap_or(&empty);

@@ -12,7 +12,13 @@ impl Gen<'_> {
     }
 
     /// Binds the names of a pattern to the parts of `src`, declaring them or assigning them.
-    pub(super) fn destructure(&mut self, p: &Pattern, src: Reg, global: Option<Reg>, declare: bool) -> Made<()> {
+    pub(super) fn destructure(
+        &mut self,
+        p: &Pattern,
+        src: Reg,
+        global: Option<Reg>,
+        declare: bool,
+    ) -> Made<()> {
         self.span = p.span;
         match &p.kind {
             PatternKind::Array { elems, rest } => {

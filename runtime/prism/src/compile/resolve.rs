@@ -18,12 +18,20 @@ pub(super) type FuncId = u32;
 pub(crate) enum VarKind {
     Let,
     Const,
+    /// Bound by `import`.
+    Import,
     Param,
     Function,
     /// Created by assignment.
     Implicit,
     /// Never assigned by the program: a built-in, a host's value, or a mistake.
     Free,
+}
+
+impl VarKind {
+    pub(super) fn constant(self) -> bool {
+        matches!(self, VarKind::Const | VarKind::Import)
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +55,10 @@ pub(super) struct Var {
 #[derive(Clone, Debug)]
 pub(super) enum Use {
     /// `check`: it may not exist or not be initialised when this runs.
-    Var { var: VarId, check: bool },
+    Var {
+        var: VarId,
+        check: bool,
+    },
     /// The first that exists; the last is looked at in any case.
     Chain(Box<[VarId]>),
     /// A second declaration in one scope.
@@ -147,7 +158,7 @@ impl Resolver<'_> {
             }
             if let StmtKind::Import(import) = &stmt.kind {
                 for ident in import.all.iter().chain(import.names.iter().map(|(_, ident)| ident)) {
-                    self.declare(ident, VarKind::Const, State::Declared);
+                    self.declare(ident, VarKind::Import, State::Declared);
                 }
             }
         }
@@ -270,6 +281,12 @@ impl Resolver<'_> {
         for scope in self.scopes.iter().rev() {
             let Some((var, state)) = scope.names.get(&ident.name).copied() else { continue };
             let own = scope.func == func;
+            // A module sees the variables of the file that imports it first, but not what that file imports.
+            if self.out.vars[var as usize].kind == VarKind::Import
+                && self.file_of(scope.func) != self.file_of(func)
+            {
+                continue;
+            }
             match state {
                 State::Late if own => {}
                 State::Late => late.push(var),
@@ -304,6 +321,16 @@ impl Resolver<'_> {
             true => Use::Var { var: id, check },
             false => Use::Chain(late.into_iter().chain([id]).collect()),
         };
+    }
+
+    /// The main function of the file that a function is in.
+    fn file_of(&self, mut func: FuncId) -> FuncId {
+        while !self.out.mains.contains(&func)
+            && let Some(parent) = self.out.funcs[func as usize].parent
+        {
+            func = parent;
+        }
+        func
     }
 
     fn implicit(&mut self, func: FuncId, name: Symbol) -> VarId {
@@ -429,7 +456,9 @@ impl Resolver<'_> {
                     });
                 });
             }
-            StmtKind::For { header, body } => self.maybe(|r| r.for_loop(header, |r| r.scoped(|r| r.stmt(body)))),
+            StmtKind::For { header, body } => {
+                self.maybe(|r| r.for_loop(header, |r| r.scoped(|r| r.stmt(body))))
+            }
             StmtKind::UncertainFor { header, branches } => {
                 self.maybe(|r| r.for_loop(header, |r| r.branches(branches)));
             }
@@ -626,7 +655,11 @@ impl Resolver<'_> {
                 self.expr(&m.subject);
                 self.maybe(|r| m.arms.iter().for_each(|arm| r.arm(arm)));
             }
-            ExprKind::Null | ExprKind::Bool(_) | ExprKind::Num(_) | ExprKind::Str(_) | ExprKind::Placeholder => {}
+            ExprKind::Null
+            | ExprKind::Bool(_)
+            | ExprKind::Num(_)
+            | ExprKind::Str(_)
+            | ExprKind::Placeholder => {}
         }
     }
 

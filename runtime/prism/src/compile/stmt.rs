@@ -75,7 +75,9 @@ impl Gen<'_> {
             StmtKind::Break => self.leave_loop(false)?,
             StmtKind::Continue => self.leave_loop(true)?,
             StmtKind::If { arms, otherwise } => self.if_statement(arms, otherwise.as_deref(), dst)?,
-            StmtKind::ForIn { item, index, over, body } => self.for_in(item, index.as_ref(), over, body, dst)?,
+            StmtKind::ForIn { item, index, over, body } => {
+                self.for_in(item, index.as_ref(), over, body, dst)?
+            }
             StmtKind::For { header, body } => {
                 self.for_loop(header, dst, |g, dst| g.scoped(body, dst))?;
             }
@@ -199,7 +201,7 @@ impl Gen<'_> {
             && let Some((reg, _)) = self.plain_reg(target)
         {
             let v = &self.resolved.vars[var as usize];
-            if v.kind != VarKind::Const && (!check || v.kind == VarKind::Implicit) {
+            if !v.kind.constant() && (!check || v.kind == VarKind::Implicit) {
                 return self.expr_into(value, reg, false);
             }
         }
@@ -213,7 +215,7 @@ impl Gen<'_> {
             return Ok(());
         }
         let writable = match self.use_of(&c.target) {
-            Use::Var { var, .. } => self.resolved.vars[var as usize].kind != VarKind::Const,
+            Use::Var { var, .. } => !self.resolved.vars[var as usize].kind.constant(),
             _ => false,
         };
         if let (true, Some((reg, check))) = (writable, self.plain_reg(&c.target)) {
@@ -244,7 +246,7 @@ impl Gen<'_> {
     fn grow_by(&mut self, c: &Compound<'_>, span: Span) -> Made<bool> {
         let writable = matches!(
             self.use_of(&c.target),
-            Use::Var { var, .. } if self.resolved.vars[var as usize].kind != VarKind::Const
+            Use::Var { var, .. } if !self.resolved.vars[var as usize].kind.constant()
         );
         if !writable || self.plain_reg(&c.target).is_some() || super::expr::has_arm_block(c.value) {
             // In a register, `Add` with the variable as its own target grows in place already.
@@ -285,7 +287,12 @@ impl Gen<'_> {
         Ok(())
     }
 
-    fn if_statement(&mut self, arms: &[(Expr, Stmt)], otherwise: Option<&Stmt>, dst: Option<Reg>) -> Made<()> {
+    fn if_statement(
+        &mut self,
+        arms: &[(Expr, Stmt)],
+        otherwise: Option<&Stmt>,
+        dst: Option<Reg>,
+    ) -> Made<()> {
         let mut ends = Vec::new();
         for (i, (cond, body)) in arms.iter().enumerate() {
             let mark = self.mark();

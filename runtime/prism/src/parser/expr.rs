@@ -354,7 +354,8 @@ impl Parser<'_> {
                 (vec![Target::Name(p.ident("a parameter")?)], None)
             };
             p.expect(Sign::Arrow, "after the parameters")?;
-            let body = if p.is(Sign::LBrace) { Body::Block(p.lambda_block()?) } else { Body::Expr(p.ternary()?) };
+            let body =
+                if p.is(Sign::LBrace) { Body::Block(p.lambda_block()?) } else { Body::Expr(p.ternary()?) };
             let span = p.since(start);
             let function = Function { name: None, params, rest, confidence: None, body, span };
             Ok(Expr { kind: ExprKind::Lambda(Box::new(function)), span })
@@ -362,8 +363,8 @@ impl Parser<'_> {
     }
 
     fn lambda_block(&mut self) -> Parsed<Block> {
-        let looks_like_object =
-            matches!(self.peek_at(1), Tok::Ident(_) | Tok::Str(_)) && *self.peek_at(2) == Tok::Sign(Sign::Colon);
+        let looks_like_object = matches!(self.peek_at(1), Tok::Ident(_) | Tok::Str(_))
+            && *self.peek_at(2) == Tok::Sign(Sign::Colon);
         if looks_like_object {
             let hint = "a lambda body that starts with `{` is a block; return an object with `=> ({…})`";
             return self.fail(self.span(), "expected a block, found an object", Some(hint));
@@ -456,7 +457,9 @@ impl Parser<'_> {
             let tok = self.tok(at);
             match tok {
                 Tok::Eof => return None,
-                Tok::Sign(Sign::RBrace | Sign::RParen | Sign::RBracket | Sign::Comma | Sign::Semi | Sign::Set)
+                Tok::Sign(
+                    Sign::RBrace | Sign::RParen | Sign::RBracket | Sign::Comma | Sign::Semi | Sign::Set,
+                )
                 | Tok::ExprEnd => return Some(at),
                 Tok::Sign(Sign::LParen | Sign::LBracket) if complete && self.tokens[at].fresh => return None,
                 Tok::Sign(Sign::LParen | Sign::LBracket | Sign::LBrace) | Tok::TextStart => {
@@ -472,7 +475,9 @@ impl Parser<'_> {
                     }
                     complete = true;
                 }
-                Tok::Word(Word::Typeof | Word::Await | Word::Instanceof | Word::Match | Word::If) => complete = false,
+                Tok::Word(Word::Typeof | Word::Await | Word::Instanceof | Word::Match | Word::If) => {
+                    complete = false
+                }
                 Tok::Word(Word::True | Word::False | Word::Null | Word::Undefined | Word::Agents) => {
                     if complete {
                         return None;

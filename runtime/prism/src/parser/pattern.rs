@@ -18,7 +18,11 @@ impl Parser<'_> {
                 params.push(self.target("a parameter")?);
             }
             if self.is(Sign::Set) {
-                return self.fail(self.span(), "parameters cannot have defaults", Some("use `??` in the body"));
+                return self.fail(
+                    self.span(),
+                    "parameters cannot have defaults",
+                    Some("use `??` in the body"),
+                );
             }
             if !self.eat(Sign::Comma) {
                 self.expect(Sign::RParen, "after the parameters")?;

@@ -39,7 +39,13 @@ fn starts_expr(tok: &Tok) -> bool {
         ),
         Tok::Sign(sign) => matches!(
             sign,
-            Sign::LParen | Sign::LBracket | Sign::LBrace | Sign::Not | Sign::Sub | Sign::Tilde | Sign::Extract
+            Sign::LParen
+                | Sign::LBracket
+                | Sign::LBrace
+                | Sign::Not
+                | Sign::Sub
+                | Sign::Tilde
+                | Sign::Extract
         ),
         _ => false,
     }
@@ -208,7 +214,9 @@ impl Parser<'_> {
         let expr = self.expr()?;
         if assign_op(self.peek()).is_some() {
             let hint = match expr.kind {
-                ExprKind::Access(..) => "data never changes: build a new value, for example `o = {...o, key: value}`",
+                ExprKind::Access(..) => {
+                    "data never changes: build a new value, for example `o = {...o, key: value}`"
+                }
                 _ => "only a variable can be assigned",
             };
             return self.fail(expr.span, "this cannot be assigned", Some(hint));
@@ -256,7 +264,8 @@ impl Parser<'_> {
 
     fn condition(&mut self, word: &str) -> Parsed<Expr> {
         if !self.eat(Sign::LParen) {
-            return self.expected_with(&format!("`(` after `{word}`"), Some("the condition stands in parentheses"));
+            return self
+                .expected_with(&format!("`(` after `{word}`"), Some("the condition stands in parentheses"));
         }
         let cond = self.bracketed(|p| p.expr())?;
         self.expect(Sign::RParen, "after the condition")?;
@@ -330,9 +339,11 @@ impl Parser<'_> {
             let over = self.expr()?;
             return Ok(StmtKind::ForIn { item, index, over, body: Box::new(self.body("before the body")?) });
         }
-        if self.is(Sign::LParen) && self.pair(self.at).is_some_and(|end| *self.tok(end + 1) == Tok::Sign(Sign::LBrace))
+        if self.is(Sign::LParen)
+            && self.pair(self.at).is_some_and(|end| *self.tok(end + 1) == Tok::Sign(Sign::LBrace))
         {
-            let hint = "`for` takes no parentheses: `for x in xs { … }` or `for let i = 0; i < n; i += 1 { … }`";
+            let hint =
+                "`for` takes no parentheses: `for x in xs { … }` or `for let i = 0; i < n; i += 1 { … }`";
             return self.fail(self.span(), "unexpected `(` after `for`", Some(hint));
         }
         let header = Box::new(self.header()?);
@@ -447,7 +458,9 @@ impl Parser<'_> {
                 for (name, at, span) in self.specs()? {
                     let local = match self.name_at(at) {
                         Some(symbol) => self.new_ident(symbol, span),
-                        None => return self.fail(span, "a keyword needs another name: `default as name`", None),
+                        None => {
+                            return self.fail(span, "a keyword needs another name: `default as name`", None);
+                        }
                     };
                     names.push((name, local));
                 }

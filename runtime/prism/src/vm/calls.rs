@@ -31,7 +31,14 @@ impl Vm {
     }
 
     /// Calls `callee` with the `n` arguments above `at`, where a closure is put.
-    pub(super) fn call_value(&mut self, callee: Val, at: usize, n: usize, mut ret: Ret, in_place: bool) -> Ran<Flow> {
+    pub(super) fn call_value(
+        &mut self,
+        callee: Val,
+        at: usize,
+        n: usize,
+        mut ret: Ret,
+        in_place: bool,
+    ) -> Ran<Flow> {
         let mut callee = callee;
         loop {
             let inner = match &callee {
@@ -75,7 +82,9 @@ impl Vm {
     fn enter(&mut self, info: &FnInfo, at: usize, n: usize, ret: Ret, in_place: bool) -> Ran<Flow> {
         let params = info.params as usize;
         if n != params && (n < params || !info.rest) {
-            return Err(wrong_arity(&info.name, (params, if info.rest { usize::MAX } else { params }), n).into());
+            return Err(
+                wrong_arity(&info.name, (params, if info.rest { usize::MAX } else { params }), n).into()
+            );
         }
         self.check_depth()?;
         if in_place {

@@ -58,7 +58,8 @@ impl Vm {
     #[cold]
     fn pressure(&mut self, bytes: u64) -> Raised<()> {
         // Measuring has to wait for a safe point; until then at most as much again may be asked for.
-        if bytes > self.limits.memory || self.allocated > self.next_collect.saturating_add(self.limits.memory) {
+        if bytes > self.limits.memory || self.allocated > self.next_collect.saturating_add(self.limits.memory)
+        {
             return Err(self.out_of_memory());
         }
         self.steps_left += u64::from(self.fuel);
@@ -73,14 +74,18 @@ impl Vm {
     pub(crate) fn print(&mut self, line: String) -> Raised<()> {
         self.output_bytes += line.len() as u64 + 1;
         if self.output_bytes > self.limits.output {
-            return Err(Raise::new("limit_output", format!("the run printed more than {} bytes", self.limits.output)));
+            return Err(Raise::new(
+                "limit_output",
+                format!("the run printed more than {} bytes", self.limits.output),
+            ));
         }
         self.output.push(line);
         Ok(())
     }
 
     fn collect(&mut self) -> Raised<()> {
-        let mut walk = Walk { seen: HashSet::new(), cells: vec![false; self.cells.len()], todo: Vec::new(), bytes: 0 };
+        let mut walk =
+            Walk { seen: HashSet::new(), cells: vec![false; self.cells.len()], todo: Vec::new(), bytes: 0 };
         self.roots(&mut |v| walk.note(v));
         while let Some(value) = walk.todo.pop() {
             if let Val::Cell(i) = value {

@@ -292,7 +292,8 @@ impl Vm {
     /// A member that arrays and texts have by nature.
     fn own_member(&self, target: &Val, name: u16) -> Raised<Option<Val>> {
         let name = &self.program.code.names[name as usize];
-        let bound = |native: Native| Val::func(Body::Partial { native, given: Box::new([target.clone()]) }).map(Some);
+        let bound =
+            |native: Native| Val::func(Body::Partial { native, given: Box::new([target.clone()]) }).map(Some);
         match target {
             Val::Arr(array) if *name.text == *"length" => Ok(Some(Val::Num(array.items().len() as f64))),
             Val::Str(s) if *name.text == *"length" => Ok(Some(Val::Num(utf16_len(s)))),
@@ -321,7 +322,11 @@ impl Vm {
             other => {
                 let message = format!("cannot read `{name}` of {}", other.described());
                 let raise = Raise::new("property_on_invalid", message);
-                return if matches!(other, Val::Null) { raise.hint("`?.` gives null instead") } else { raise };
+                return if matches!(other, Val::Null) {
+                    raise.hint("`?.` gives null instead")
+                } else {
+                    raise
+                };
             }
         };
         match near {
@@ -441,7 +446,8 @@ impl Vm {
         if !matches!(self.stack[dst], Val::Arr(_)) {
             self.stack[dst] = Val::Arr(self.spreadable(dst)?);
         }
-        let items = self.stack[first..first + n].iter_mut().map(|v| std::mem::replace(v, Val::Null)).collect();
+        let items =
+            self.stack[first..first + n].iter_mut().map(|v| std::mem::replace(v, Val::Null)).collect();
         Ok(self.extend_at(dst, items)?)
     }
 
@@ -487,7 +493,10 @@ impl Vm {
         let raise = match value.confidence() {
             Some(_) => Raise::new("destructure_type", "a value with a confidence cannot be destructured")
                 .hint("take its parts with `.` or `[ ]`, which keep the confidence"),
-            None => Raise::new("destructure_type", format!("the pattern needs {wanted}, not {}", value.described())),
+            None => Raise::new(
+                "destructure_type",
+                format!("the pattern needs {wanted}, not {}", value.described()),
+            ),
         };
         Err(raise.into())
     }

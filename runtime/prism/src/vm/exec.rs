@@ -114,7 +114,8 @@ impl Vm {
                         match value {
                             Val::Unset | Val::Uninit | Val::Lazy(_) if !raw => {
                                 let value = value.clone();
-                                let value = tri!(self.readable(&value, &program.code.globals[g as usize].name));
+                                let value =
+                                    tri!(self.readable(&value, &program.code.globals[g as usize].name));
                                 get!(dst) = value;
                             }
                             value => get!(dst) = value.clone(),
@@ -131,12 +132,16 @@ impl Vm {
                     Op::GetUpCell { raw, dst, i } => {
                         let cell = cell_of(captured(&self.stack[base - 1], i));
                         let value = self.cells[cell].clone();
-                        get!(dst) = match value {
-                            Val::Unset | Val::Uninit if !raw => {
-                                tri!(self.readable(&value, &names[proto.capture_names[i as usize] as usize].text))
-                            }
-                            value => value,
-                        };
+                        get!(dst) =
+                            match value {
+                                Val::Unset | Val::Uninit if !raw => {
+                                    tri!(self.readable(
+                                        &value,
+                                        &names[proto.capture_names[i as usize] as usize].text
+                                    ))
+                                }
+                                value => value,
+                            };
                     }
                     Op::SetUpCell { checked, src, i } => {
                         let cell = cell_of(captured(&self.stack[base - 1], i));
@@ -199,10 +204,6 @@ impl Vm {
                     Op::AddInt { dst, a, value } => {
                         if let Val::Num(x) = get!(a) {
                             get!(dst) = Val::Num(x + f64::from(value));
-                        } else if let Val::Str(_) = get!(a)
-                            && value >= 0
-                        {
-                            tri!(self.binary_with(BinOp::Add, at!(dst), at!(a), Val::Num(f64::from(value))));
                         } else {
                             let (op, value) = match value {
                                 0.. => (BinOp::Add, value),
@@ -575,7 +576,9 @@ impl Vm {
                         tri!(self.export(module, &names[name as usize].text, value));
                     }
                     Op::ExportAll { module, from } => tri!(self.export_all(module, from)),
-                    Op::ModuleEnd { module } => self.modules[module as usize].state = super::ModuleState::Done,
+                    Op::ModuleEnd { module } => {
+                        self.modules[module as usize].state = super::ModuleState::Done
+                    }
                     Op::Raise { error } => {
                         let text = &program.code.errors[error as usize];
                         let mut raise = Raise::new(text.code, text.message.clone());
@@ -645,6 +648,9 @@ fn level(confidence: f64) -> f64 {
 
 #[cold]
 fn plain_condition() -> Box<Raise> {
-    Raise::new("uncertain_needs_confidence", "`uncertain if` needs a condition with a confidence, and this one is plain")
-        .hint("attach one with `condition ~> 0.8`, or use `if`")
+    Raise::new(
+        "uncertain_needs_confidence",
+        "`uncertain if` needs a condition with a confidence, and this one is plain",
+    )
+    .hint("attach one with `condition ~> 0.8`, or use `if`")
 }

@@ -106,7 +106,10 @@ impl Vm {
             Form::Sleep => answer(outcome).map(|_| Val::Null).map_err(host_failed),
             Form::Number => match answer(outcome).map_err(host_failed)? {
                 Val::Num(x) => Ok(Val::Num(x)),
-                other => Err(Raise::new("bad_argument", format!("the host gave {}, not a number", other.described()))),
+                other => Err(Raise::new(
+                    "bad_argument",
+                    format!("the host gave {}, not a number", other.described()),
+                )),
             },
         }
     }
@@ -123,7 +126,10 @@ impl Vm {
         }
         self.forgotten.insert(slot.id);
         self.arrivals += 1;
-        slot.settle(self.arrivals, Err(Raise::new("agent_failed", "the call was cancelled: enough others answered")));
+        slot.settle(
+            self.arrivals,
+            Err(Raise::new("agent_failed", "the call was cancelled: enough others answered")),
+        );
     }
 
     /// Waits for what was asked for under the innermost `try`, and raises what failed there unseen.
@@ -236,7 +242,9 @@ fn checked(outcome: Outcome) -> Outcome {
     let value = match &outcome {
         Outcome::Value(value) => value,
         Outcome::Answer(answer) => match answer.confidence {
-            Some(c) if !(0.0..=1.0).contains(&c) => return failed(format!("it reported a confidence of {c}")),
+            Some(c) if !(0.0..=1.0).contains(&c) => {
+                return failed(format!("it reported a confidence of {c}"));
+            }
             _ => &answer.value,
         },
         Outcome::Failed { .. } => return outcome,
@@ -293,7 +301,13 @@ fn response(outcome: Outcome) -> Val {
     .map(|(k, v)| (Arc::from(k), v))
     .collect();
     if let Val::Obj(extra) = &metadata {
-        extra.entries().filter(|(k, _)| object.get(k).is_none()).map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>().into_iter().for_each(|(k, v)| object.set(&k, v));
+        extra
+            .entries()
+            .filter(|(k, _)| object.get(k).is_none())
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|(k, v)| object.set(&k, v));
     }
     Val::Obj(Arc::new(object))
 }

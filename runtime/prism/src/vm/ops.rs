@@ -14,8 +14,8 @@ pub(super) fn binary(op: BinOp, a: &Val, b: &Val) -> Raised<Val> {
         return Err(Raise::new("bad_operand", message).hint("use `await` first"));
     }
     match op {
-        SureAdd | SureSub | SureMul | SureDiv | SureEq | SureNe | SureLt | SureLe | SureGe | SureAnd | SureOr
-        | Chain | SureCoalesce | SureSelect | SureGate => {
+        SureAdd | SureSub | SureMul | SureDiv | SureEq | SureNe | SureLt | SureLe | SureGe | SureAnd
+        | SureOr | Chain | SureCoalesce | SureSelect | SureGate => {
             if !sure {
                 return Err(needs_confident(op.text()));
             }
@@ -135,7 +135,10 @@ fn compare(op: BinOp, x: &Val, y: &Val) -> Raised<Val> {
 
 #[cold]
 fn compare_type(op: BinOp, x: &Val, y: &Val) -> Box<Raise> {
-    Raise::new("compare_type", format!("`{}` needs two numbers, not {} and {}", op.text(), x.described(), y.described()))
+    Raise::new(
+        "compare_type",
+        format!("`{}` needs two numbers, not {} and {}", op.text(), x.described(), y.described()),
+    )
 }
 
 fn equality(op: BinOp, x: &Val, y: &Val) -> Raised<Val> {
@@ -174,7 +177,10 @@ pub(super) fn unary(op: UnOp, v: &Val) -> Raised<Val> {
                     .hint("write `0 - value`, which keeps the confidence"));
             }
             other => {
-                return Err(Raise::new("operand_type", format!("`-` needs a number, not {}", other.described())));
+                return Err(Raise::new(
+                    "operand_type",
+                    format!("`-` needs a number, not {}", other.described()),
+                ));
             }
         },
         UnOp::Tilde => v.clone(),
@@ -202,7 +208,10 @@ pub(super) fn attach(value: Val, confidence: &Val) -> Raised<Val> {
 
 fn confidence_number(v: &Val) -> Raised<f64> {
     let Val::Num(c) = v.plain() else {
-        return Err(Raise::new("confidence_type", format!("a confidence is a number, not {}", v.described())));
+        return Err(Raise::new(
+            "confidence_type",
+            format!("a confidence is a number, not {}", v.described()),
+        ));
     };
     if !c.is_finite() {
         return Err(Raise::new("invalid_confidence", format!("a confidence must be finite, not {c}")));
@@ -213,7 +222,10 @@ fn confidence_number(v: &Val) -> Raised<f64> {
 /// A threshold, a number from 0 to 1.
 pub(crate) fn threshold(v: &Val) -> Raised<f64> {
     let Val::Num(t) = v else {
-        return Err(Raise::new("threshold_type", format!("a threshold is a plain number, not {}", described(v))));
+        return Err(Raise::new(
+            "threshold_type",
+            format!("a threshold is a plain number, not {}", described(v)),
+        ));
     };
     if !(0.0..=1.0).contains(t) {
         return Err(Raise::new("threshold_range", format!("a threshold lies between 0 and 1, not at {t}")));

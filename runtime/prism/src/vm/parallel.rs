@@ -378,8 +378,10 @@ impl Vm {
         let response = self.force(&args[0])?;
         self.set_stream(&args[1], 1.0);
         let text = response.get("content").cloned().unwrap_or(Val::Null);
-        let piece: Object =
-            [("type", Val::str("text")), ("text", text)].into_iter().map(|(k, v)| (Arc::from(k), v)).collect();
+        let piece: Object = [("type", Val::str("text")), ("text", text)]
+            .into_iter()
+            .map(|(k, v)| (Arc::from(k), v))
+            .collect();
         Ok(Val::object(piece)?)
     }
 }
@@ -405,7 +407,9 @@ fn parallel_options(native: Native, options: &Val, calls: usize) -> Raised<(Mode
     let number = |name: &str| match options.get(name).map(Val::plain) {
         None | Some(Val::Null) => Ok(None),
         Some(Val::Num(x)) if *x >= 1.0 && x.fract() == 0.0 => Ok(Some(*x as usize)),
-        Some(other) => Err(bad(format!("`{name}` of `parallel` is a whole number from 1, not {}", text(other)))),
+        Some(other) => {
+            Err(bad(format!("`{name}` of `parallel` is a whole number from 1, not {}", text(other))))
+        }
     };
     let n = number("n")?;
     let max = number("maxConcurrency")?.unwrap_or(usize::MAX);
@@ -420,7 +424,9 @@ fn parallel_options(native: Native, options: &Val, calls: usize) -> Raised<(Mode
                 Some(n) => Mode::Quorum(n),
             },
             other => {
-                return Err(bad(format!("there is no mode `{other}`")).hint("modes are all, first and quorum"));
+                return Err(
+                    bad(format!("there is no mode `{other}`")).hint("modes are all, first and quorum")
+                );
             }
         },
         Some(other) => return Err(bad_argument(native, "`mode` as a string", other)),

@@ -45,7 +45,10 @@ pub struct Host {
 pub enum Step {
     /// Perform these and step with their outcomes, in any order, in any groups. May be empty while earlier effects
     /// are still open. Effects in `cancelled` need not be performed any more; a late outcome is ignored.
-    Need { effects: Vec<Effect>, cancelled: Vec<EffectId> },
+    Need {
+        effects: Vec<Effect>,
+        cancelled: Vec<EffectId>,
+    },
     /// Effects that are still open are no longer wanted.
     Done(Value),
     Failed(Fault),
@@ -256,7 +259,10 @@ impl Vm {
     fn begin(&mut self) -> Raised<()> {
         let deep = |v: &Val| v.meta().depth > MAX_NESTING;
         if deep(&self.data) || self.globals.iter().chain(&self.stack).any(deep) {
-            return Err(Raise::new("limit_depth", format!("a host value nests more than {MAX_NESTING} levels deep")));
+            return Err(Raise::new(
+                "limit_depth",
+                format!("a host value nests more than {MAX_NESTING} levels deep"),
+            ));
         }
         self.modules[0].state = ModuleState::Running;
         let ret = Ret { dst: 0, wrap: Wrap::None };

@@ -22,14 +22,38 @@ pub(crate) struct Task {
 enum Kind {
     Map(Walk),
     Filter(Walk),
-    Reduce { items: Arc<Array>, next: usize, acc: Option<Val>, indexed: bool, confidence: Option<f64> },
-    ForEach { items: Arc<Array>, next: usize, indexed: bool },
-    Search { items: Arc<Array>, next: usize, until: Search },
-    Group { items: Arc<Array>, next: usize, groups: Groups },
+    Reduce {
+        items: Arc<Array>,
+        next: usize,
+        acc: Option<Val>,
+        indexed: bool,
+        confidence: Option<f64>,
+    },
+    ForEach {
+        items: Arc<Array>,
+        next: usize,
+        indexed: bool,
+    },
+    Search {
+        items: Arc<Array>,
+        next: usize,
+        until: Search,
+    },
+    Group {
+        items: Arc<Array>,
+        next: usize,
+        groups: Groups,
+    },
     Sort(Merge),
-    Once { args: Vec<Val>, after: After },
+    Once {
+        args: Vec<Val>,
+        after: After,
+    },
     /// Waits, then calls (or, without arguments, is done).
-    Wait { slot: Arc<Slot>, then: Then },
+    Wait {
+        slot: Arc<Slot>,
+        then: Then,
+    },
     Parallel(Parallel),
 }
 
@@ -77,7 +101,10 @@ pub(super) enum Then {
     Value,
     Call(Vec<Val>),
     /// The response of a model, completed with what was asked, goes to the extractor.
-    Extract { prompt: Val, options: Val },
+    Extract {
+        prompt: Val,
+        options: Val,
+    },
 }
 
 pub(super) enum Next {
@@ -100,7 +127,12 @@ impl Task {
         Task::new(Kind::Filter(Walk { items, next: 0, out: Vec::new(), confidence }))
     }
 
-    pub(super) fn reduce(items: Arc<Array>, init: Option<Val>, indexed: bool, confidence: Option<f64>) -> Task {
+    pub(super) fn reduce(
+        items: Arc<Array>,
+        init: Option<Val>,
+        indexed: bool,
+        confidence: Option<f64>,
+    ) -> Task {
         let (acc, next) = match init {
             Some(init) => (Some(init), 0),
             None => (items.items().first().cloned(), 1),

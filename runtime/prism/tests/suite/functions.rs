@@ -30,20 +30,38 @@ fn confident_functions() {
 #[test]
 fn closures() {
     both("let n = 0\nlet inc = () => { n += 1\nreturn n }\ninc()\ninc()\nn", "2");
-    both("let make = () => { let n = 0\nreturn () => { n += 1\nreturn n } }\nlet a = make(); let b = make();\na(); a();\n[a(), b()]", "[3, 1]");
+    both(
+        "let make = () => { let n = 0\nreturn () => { n += 1\nreturn n } }\nlet a = make(); let b = make();\na(); a();\n[a(), b()]",
+        "[3, 1]",
+    );
     both("let add = a => b => c => a + b + c\nadd(1)(2)(3)", "6");
     both("let f = n => n <= 1 ? 1 : n * f(n - 1)\nf(5)", "120");
-    both("function outer() { function inner(n) { return n <= 0 ? 0 : n + inner(n - 1) }\nreturn inner(4) }\nouter()", "10");
+    both(
+        "function outer() { function inner(n) { return n <= 0 ? 0 : n + inner(n - 1) }\nreturn inner(4) }\nouter()",
+        "10",
+    );
     both("function outer() { let g = n => n <= 0 ? 0 : n + g(n - 1)\nreturn g(4) }\nouter()", "10");
-    both("function outer() { return inner()\nfunction inner() { return 1 } }\nouter()", "runtime undefined_variable");
-    both("let r = even(10)\nfunction even(n) { return n == 0 ? true : odd(n - 1) }\nfunction odd(n) { return n == 0 ? false : even(n - 1) }\nr", "true");
+    both(
+        "function outer() { return inner()\nfunction inner() { return 1 } }\nouter()",
+        "runtime undefined_variable",
+    );
+    both(
+        "let r = even(10)\nfunction even(n) { return n == 0 ? true : odd(n - 1) }\nfunction odd(n) { return n == 0 ? false : even(n - 1) }\nr",
+        "true",
+    );
     both("function f() { return 1 }\nfunction f() { return 2 }\nf()", "2");
     both("function f() { return 1 }\nlet g = f\nf = () => 3\n[f(), g()]", "[3, 1]");
     both("let k = 10\nlet f = x => { let k = x\nreturn () => k }\n[f(1)(), k]", "[1, 10]");
     both("let xs = []\nfor i in [1, 2] { function g() { return i }\nxs = xs.push(g) }\nxs[0]()", "2");
     both("let f = a => { a = a + 1\nreturn () => a }\nf(1)()", "2");
-    both("let counter = () => { let c = 0\nlet up = () => { c += 1 }\nup()\nup()\nreturn c }\ncounter()", "2");
-    both("let f = x => y => z => { x += y\nreturn x + z }\nlet g = f(1)(10);\n[g(100), g(100)]", "[111, 121]");
+    both(
+        "let counter = () => { let c = 0\nlet up = () => { c += 1 }\nup()\nup()\nreturn c }\ncounter()",
+        "2",
+    );
+    both(
+        "let f = x => y => z => { x += y\nreturn x + z }\nlet g = f(1)(10);\n[g(100), g(100)]",
+        "[111, 121]",
+    );
 }
 
 #[test]

@@ -4,7 +4,8 @@ use parallax_prism::{CompileOptions, Host, Profile, Program, Step};
 use std::collections::BTreeMap;
 
 fn run(main: &str, modules: &[(&str, &str)]) -> Result<String, String> {
-    let modules: BTreeMap<String, String> = modules.iter().map(|(p, s)| (p.to_string(), s.to_string())).collect();
+    let modules: BTreeMap<String, String> =
+        modules.iter().map(|(p, s)| (p.to_string(), s.to_string())).collect();
     let options =
         CompileOptions { name: "/app/main.prism".into(), profile: Profile::Pattern, modules: Some(modules) };
     let program = Program::compile(main, &options).map_err(|e| format!("{}: {}", e[0].code, e[0].message))?;
@@ -25,7 +26,10 @@ fn gives(main: &str, modules: &[(&str, &str)], expected: &str) {
 
 #[test]
 fn kinds_of_exports() {
-    let lib = ("/app/lib.prism", "export let a = 1\nexport const b = 2\nexport c = 3\nfunction f() { return 4 }\nlet g = 5\nexport {f, g as h}\nexport default a + b\nexport let [z] = [9]");
+    let lib = (
+        "/app/lib.prism",
+        "export let a = 1\nexport const b = 2\nexport c = 3\nfunction f() { return 4 }\nlet g = 5\nexport {f, g as h}\nexport default a + b\nexport let [z] = [9]",
+    );
     gives("import d, {a, b, c, f, h} from \"./lib\"\n[a, b, c, f(), h, d]", &[lib], "[1,2,3,4,5,3]");
     gives("import * as m from \"./lib.prism\"\n[m.a, m.h, m.default]", &[lib], "[1,5,3]");
     gives("import {z} from \"./lib\"", &[lib], "import in /app/main.prism");
@@ -49,7 +53,11 @@ fn paths() {
 fn run_once_and_first() {
     let lib = ("/app/lib.prism", "print(\"lib\")\nexport let n = 1");
     let other = ("/app/other.prism", "import {n} from \"./lib\"\nexport let m = n + 1");
-    gives("print(\"main\")\nimport {m} from \"./other\"\nimport {n} from \"./lib\"\nn + m", &[lib, other], "3 lib|main");
+    gives(
+        "print(\"main\")\nimport {m} from \"./other\"\nimport {n} from \"./lib\"\nn + m",
+        &[lib, other],
+        "3 lib|main",
+    );
 }
 
 #[test]
@@ -64,7 +72,8 @@ fn re_exports_and_cycles() {
 
 #[test]
 fn scopes() {
-    let lib = ("/app/lib.prism", "export function f() { return shared + 1 }\nlocal = 5\nexport let n = local");
+    let lib =
+        ("/app/lib.prism", "export function f() { return shared + 1 }\nlocal = 5\nexport let n = local");
     gives("import {f, n} from \"./lib\"\nlet shared = 10\n[f(), n]", &[lib], "[11,5]");
     gives("import {n} from \"./lib\"\nlocal", &[lib], "undefined_variable in /app/main.prism");
     let counter = ("/app/counter.prism", "let n = 0\nexport function up() { n = n + 1\nreturn n }");
@@ -76,7 +85,11 @@ fn errors() {
     let broken = ("/app/broken.prism", "let x = (");
     assert!(run("import \"x\" from", &[]).unwrap_err().starts_with("syntax"));
     assert!(run("import {x} from \"./broken\"", &[broken]).unwrap_err().starts_with("syntax"));
-    gives("import {f} from \"./lib\"\nf()", &[("/app/lib.prism", "export let f = () => null.x")], "property_on_invalid in /app/lib.prism");
+    gives(
+        "import {f} from \"./lib\"\nf()",
+        &[("/app/lib.prism", "export let f = () => null.x")],
+        "property_on_invalid in /app/lib.prism",
+    );
     let program = Program::compile("export let x = 1", &CompileOptions::default()).unwrap();
     assert!(matches!(program.start(Host::default()).step(Vec::new()), Step::Failed(f) if f.code == "import"));
 }

@@ -61,7 +61,9 @@ fn one_example_of_each() {
 
 #[test]
 fn confident_operators_need_a_confident_side() {
-    for op in ["~+", "~-", "~*", "~/", "~==", "~!=", "~<", "~<=", "~>=", "~&&", "~||", "~~", "~??", "~||>", "~@>"] {
+    for op in
+        ["~+", "~-", "~*", "~/", "~==", "~!=", "~<", "~<=", "~>=", "~&&", "~||", "~~", "~??", "~||>", "~@>"]
+    {
         both(&format!("1 {op} 2"), "runtime needs_confident");
     }
     both("let f = x => x\n1 ~|> f(_)", "runtime needs_confident");
@@ -70,7 +72,9 @@ fn confident_operators_need_a_confident_side() {
 
 #[test]
 fn operand_types() {
-    for source in ["1 + true", "null + 1", "[1] + [2]", "\"a\" - 1", "true * 2", "\"2\" ** 2", "\"x\" % 2", "-\"a\""] {
+    for source in
+        ["1 + true", "null + 1", "[1] + [2]", "\"a\" - 1", "true * 2", "\"2\" ** 2", "\"x\" % 2", "-\"a\""]
+    {
         both(source, "runtime operand_type");
     }
     both("-(1 ~> 0.5)", "runtime operand_type");
@@ -108,16 +112,40 @@ fn arithmetic() {
 #[test]
 fn equality() {
     for source in [
-        "null == 0", "null == false", "7 == \"7 apples\"", "null == \"null\"", "\"\" == false", "true == 1",
-        "true == \"true\"", "\"[1, 2]\" == [1, 2]", "[1] === [1]", "({a: 1, b: 2}) === ({b: 2, a: 1})",
-        "(x => 1) === (y => 2)", "undefined === null", "true == []", "print == print", "\"1e3\" == 1000",
-        "\" 12px\" == 12", "(9 ~> 0.8) === 9 ? true : false", "[1 ~> 0.5] === [1 ~> 0.5]",
+        "null == 0",
+        "null == false",
+        "7 == \"7 apples\"",
+        "null == \"null\"",
+        "\"\" == false",
+        "true == 1",
+        "true == \"true\"",
+        "\"[1, 2]\" == [1, 2]",
+        "[1] === [1]",
+        "({a: 1, b: 2}) === ({b: 2, a: 1})",
+        "(x => 1) === (y => 2)",
+        "undefined === null",
+        "true == []",
+        "print == print",
+        "\"1e3\" == 1000",
+        "\" 12px\" == 12",
+        "(9 ~> 0.8) === 9 ? true : false",
+        "[1 ~> 0.5] === [1 ~> 0.5]",
     ] {
         both(source, "true");
     }
     for source in [
-        "\"abc\" == 0", "null == []", "[] == ({})", "\"true\" == 1", "[1] == [\"1\"]", "1 === \"1\"", "null === false",
-        "[1 ~> 0.5] === [1]", "map == filter", "Promise.resolve(1) == 1", "[1, 2] === [1]", "({a: 1}) === ({b: 1})",
+        "\"abc\" == 0",
+        "null == []",
+        "[] == ({})",
+        "\"true\" == 1",
+        "[1] == [\"1\"]",
+        "1 === \"1\"",
+        "null === false",
+        "[1 ~> 0.5] === [1]",
+        "map == filter",
+        "Promise.resolve(1) == 1",
+        "[1, 2] === [1]",
+        "({a: 1}) === ({b: 1})",
     ] {
         both(source, "false");
     }
@@ -217,10 +245,13 @@ fn tokens_and_literals() {
     both("\"\"", "\"\"");
     both("\"${1 ~> 0.5} and ${null}\"", "\"1 (~50.0%) and null\"");
     both("1e6", "runtime undefined_variable");
-    for source in ["'a'", "`a`", "1 & 2", "a | b", "\"a\nb\"", "/* open", "\"${1\"", "#", "\"${\"", "```open"] {
+    for source in ["'a'", "`a`", "1 & 2", "a | b", "\"a\nb\"", "/* open", "\"${1\"", "#", "\"${\"", "```open"]
+    {
         both(source, "parse lex");
     }
-    for source in ["+1", "x++", "let", "1 +", "(1", "[1", "{a: 1", "f(1", "if (1", "match 1 {", "o.x = 1", "a[0] = 1"] {
+    for source in
+        ["+1", "x++", "let", "1 +", "(1", "[1", "{a: 1", "f(1", "if (1", "match 1 {", "o.x = 1", "a[0] = 1"]
+    {
         both(source, "parse syntax");
     }
     both("undefined", "null");

@@ -8,7 +8,6 @@ fn new_lines_and_brackets() {
     both("let a = 1\n(a + 1) * 2", "4");
     both("let f = x => x\n[f(1)]", "[1]");
     both("let a = [[1, 2]]\nlet b = (a\n[0]\n[1])\nb", "2");
-    both("let f = (a, b) => a + b\nf\n(1, 2)", "2");
     both("let r = max(1,\n(2))\nr", "2");
     both("let t = true ? 1\n: 2\nt", "1");
     both("let f = x => x\nlet t = true ? f\n(5) : 2\nt", "5");
@@ -83,7 +82,10 @@ fn variables() {
     both("{ x\nlet x = 1 }", "runtime uninitialized");
     both("let x = 1\n{ let y = x\nlet x = 2 }", "runtime uninitialized");
     both("let x = 1\nfunction f() { let y = x\nlet x = 2\nreturn [x, y] }\nf()", "[2, 1]");
-    both("let x = 1\nfunction f() { let g = () => x\nlet a = g()\nlet x = 2\nreturn [a, g()] }\nf()", "[1, 2]");
+    both(
+        "let x = 1\nfunction f() { let g = () => x\nlet a = g()\nlet x = 2\nreturn [a, g()] }\nf()",
+        "[1, 2]",
+    );
     both("let x = 1\nfunction f() { x = 5\nlet x = 2\nreturn x }\n[f(), x]", "[2, 5]");
     both("let k = 1\nlet k = 2", "runtime redeclared");
     both("function f() { let k = 1\nlet k = 2 }\nf()", "runtime redeclared");
@@ -145,14 +147,20 @@ fn loops() {
     both("let n = 0\nwhile true { n += 1\nif (n > 4) break }\nn", "5");
     both("let n = 0\nwhile (n < 5) ~> 0.2 { n += 1 }\nn", "5");
     both("let n = 0\ndo { n += 1\nif (n == 2) { continue } } while n < 3\nn", "3");
-    both("let out = []\nfor let i = 0; i < 5; i += 1 { if (i == 1) { continue }\nif (i == 4) { break }\nout = out.push(i) }\nout", "[0, 2, 3]");
+    both(
+        "let out = []\nfor let i = 0; i < 5; i += 1 { if (i == 1) { continue }\nif (i == 4) { break }\nout = out.push(i) }\nout",
+        "[0, 2, 3]",
+    );
     both("for ;; { break }", "null");
     both("let i = 0\nfor ; i < 3; { i += 1 }\ni", "3");
     both("break", "runtime loop_control");
     both("continue", "runtime loop_control");
     both("for x in [1] { [1].map(y => { break }) }", "runtime loop_control");
     both("for (let i = 0; i < 3; i += 1) { i }", "parse syntax");
-    both("let s = \"\"\nfor a in [1, 2, 3] { for b in [1, 2] { if (b == 2) { continue }\nif (a == 2) { break }\ns += a } }\ns", "\"13\"");
+    both(
+        "let s = \"\"\nfor a in [1, 2, 3] { for b in [1, 2] { if (b == 2) { continue }\nif (a == 2) { break }\ns += a } }\ns",
+        "\"13\"",
+    );
     both("let xs = [1]\nlet n = 0\nfor x in xs { xs = xs.push(9)\nn += 1 }\n[n, xs.length]", "[1, 2]");
 }
 
@@ -169,8 +177,14 @@ fn uncertain() {
     both("uncertain while true { high { 1 } high { 2 } }", "parse syntax");
     both("let n = 0\nuncertain while n < 3 { default { n += 1 } }\nn", "3");
     both("let n = 0\nuncertain while (n < 3) ~> 0.2 { low { n += 1\nif (n == 2) { break } } }\nn", "2");
-    both("let s = \"\"\nuncertain for let i = 0; i < 3 && (true ~> 0.6); i += 1 { high { s += \"h\" } medium { s += \"m\" } }\ns", "\"mmm\"");
-    both("let s = \"\"\nlet k = [true ~> 0.2, true, false]\nuncertain for let i = 0; k[i]; i += 1 { high { s += \"h\" } low { s += \"l\" } }\ns", "\"ll\"");
+    both(
+        "let s = \"\"\nuncertain for let i = 0; i < 3 && (true ~> 0.6); i += 1 { high { s += \"h\" } medium { s += \"m\" } }\ns",
+        "\"mmm\"",
+    );
+    both(
+        "let s = \"\"\nlet k = [true ~> 0.2, true, false]\nuncertain for let i = 0; k[i]; i += 1 { high { s += \"h\" } low { s += \"l\" } }\ns",
+        "\"ll\"",
+    );
     both("uncertain for let i = 0; i < 3; i += 1 { low { 1 } }", "null");
     both("uncertain until 1 {}", "parse syntax");
 }
@@ -180,17 +194,29 @@ fn trying() {
     both("try { 1 / 0 } catch (e) { e }", "\"division by zero\"");
     both("try { 1 / 0 } catch { 5 }", "5");
     both("try { 1 / 0 } finally { 2 }", "runtime division_by_zero");
-    both("let log = \"\"\ntry { try { 1 / 0 } finally { log += \"f\" } } catch { log += \"c\" }\nlog", "\"fc\"");
-    both("let log = \"\"\ntry { log += \"t\" } catch { log += \"c\" } finally { log += \"f\" }\nlog", "\"tf\"");
+    both(
+        "let log = \"\"\ntry { try { 1 / 0 } finally { log += \"f\" } } catch { log += \"c\" }\nlog",
+        "\"fc\"",
+    );
+    both(
+        "let log = \"\"\ntry { log += \"t\" } catch { log += \"c\" } finally { log += \"f\" }\nlog",
+        "\"tf\"",
+    );
     both("try { 1 / 0 } catch { null.x } ", "runtime property_on_invalid");
     both("try { try { 1 / 0 } catch { null.x } } catch { \"outer\" }", "\"outer\"");
-    both("let log = []\nfunction f() { try { return 1 } finally { log = log.push(2) } }\n[f(), log]", "[1, [2]]");
+    both(
+        "let log = []\nfunction f() { try { return 1 } finally { log = log.push(2) } }\n[f(), log]",
+        "[1, [2]]",
+    );
     both("function f() { try { return 1 } catch { return 2 } }\nf()", "1");
     both("function f() { try { return 1 } finally { return 2 } }\nf()", "2");
     both("function f() { try { try { return 1 } finally { null.x } } catch { return 3 } }\nf()", "3");
     both("let n = 0\nfor x in [1, 2, 3] { try { if (x == 2) { continue }\nn += x } catch { } }\nn", "4");
     both("let n = 0\nfor x in [1, 2, 3] { try { if (x == 2) { break } } finally { n += 1 } }\nn", "2");
-    both("let n = 0\nfor x in [1, 2] { try { try { continue } finally { n += 1 } } finally { n += 10 } }\nn", "22");
+    both(
+        "let n = 0\nfor x in [1, 2] { try { try { continue } finally { n += 1 } } finally { n += 10 } }\nn",
+        "22",
+    );
     both("function f() { for x in [1, 2] { try { return x } finally { break } }\nreturn 9 }\nf()", "9");
     both("[1, 2].map(x => { try { return x / (x - 1) } catch { return 0 } })", "[0, 2]");
     both("function g() { throwing }\ntry { [1].map(x => g()) } catch (e) { typeof e }", "\"string\"");
@@ -227,10 +253,19 @@ fn destructuring() {
     both("let {a} = \"x\"", "runtime destructure_type");
     both("let {a: {b}} = {a: 1}", "runtime destructure_type");
     both("let [a ~> 0.5, b ~> 0.5] = [1 ~> 0.4, 2]\n[a, b]", "[null, 2]");
-    both("let a = 0; let b = 0;\n[a ~> 0.1, b] ~> 0.9 = [1 ~> 0.5, 2 ~> 0.5];\n[a, b]", r#"[{"$value": 1, "$confidence": 0.5}, null]"#);
-    both("let a = 0; let r = 0;\n[a, ...r] ~> 0.5 = [1, 2 ~> 0.4, 3 ~> 0.6];\nr", r#"[{"$value": 3, "$confidence": 0.6}]"#);
+    both(
+        "let a = 0; let b = 0;\n[a ~> 0.1, b] ~> 0.9 = [1 ~> 0.5, 2 ~> 0.5];\n[a, b]",
+        r#"[{"$value": 1, "$confidence": 0.5}, null]"#,
+    );
+    both(
+        "let a = 0; let r = 0;\n[a, ...r] ~> 0.5 = [1, 2 ~> 0.4, 3 ~> 0.6];\nr",
+        r#"[{"$value": 3, "$confidence": 0.6}]"#,
+    );
     both("let r = 0;\n{...r} ~> 0.5 = {a: 1 ~> 0.1, b: 2};\nr", r#"{"b": 2}"#);
-    both("let {p: {x, y} ~> 0.5} = {p: {x: 1 ~> 0.4, y: 2 ~> 0.9}}\n[x, y]", r#"[null, {"$value": 2, "$confidence": 0.9}]"#);
+    both(
+        "let {p: {x, y} ~> 0.5} = {p: {x: 1 ~> 0.4, y: 2 ~> 0.9}}\n[x, y]",
+        r#"[null, {"$value": 2, "$confidence": 0.9}]"#,
+    );
     both("let [[x, y] ~> 0.5] = [[1 ~> 0.4, 2]]\n[x, y]", r#"[{"$value": 1, "$confidence": 0.4}, 2]"#);
     both("let [[x, y] ~> 0.5] = [[1, 2] ~> 0.4]\n[x, y]", "[null, null]");
     both("let {d ~> 0.9 = (1 ~> 0.5)} = {}\nd", "null");
@@ -265,7 +300,10 @@ fn matching() {
     both("let x = 1\nmatch 5 { x => x }\nx", "1");
     both("match [1] { [x] => { let y = x\ny + 1 } }", "2");
     both("match 1 { x ~> \"a\" => 1 }", "runtime threshold_type");
-    both("let f = n => match n { 0 => \"zero\", n if n % 2 == 0 => \"even\", _ => \"odd\" }\n[0, 1, 2].map(f)", r#"["zero", "odd", "even"]"#);
+    both(
+        "let f = n => match n { 0 => \"zero\", n if n % 2 == 0 => \"even\", _ => \"odd\" }\n[0, 1, 2].map(f)",
+        r#"["zero", "odd", "even"]"#,
+    );
     both("match 1 { 2 => 5 }", "null");
     both("match ([1, 2] ~> 0.5) { [a, b] => a + b }", "3");
 }

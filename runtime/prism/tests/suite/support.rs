@@ -21,7 +21,9 @@ pub fn eval_in(profile: Profile, source: &str) -> Result<Json, String> {
                         EffectKind::Sleep { .. } => Outcome::Value(Value::null()),
                         EffectKind::Now => Outcome::Value(Value::from(1000.0)),
                         EffectKind::Random => Outcome::Value(Value::from(0.25)),
-                        EffectKind::Pattern { name, input } => Outcome::Value(Value::array([name.into(), input])),
+                        EffectKind::Pattern { name, input } => {
+                            Outcome::Value(Value::array([name.into(), input]))
+                        }
                         _ => Outcome::Failed { code: "none".into(), message: "nobody".into() },
                     };
                     outcomes.push((effect.id, outcome));
@@ -33,16 +35,27 @@ pub fn eval_in(profile: Profile, source: &str) -> Result<Json, String> {
     }
 }
 
+#[track_caller]
 fn check(profile: Profile, source: &str, expected: &str) {
-    let got = match eval_in(profile, source) {
-        Ok(json) => json.to_string(),
-        Err(error) => error,
+    let got = eval_in(profile, source);
+    let expected = serde_json::from_str::<Json>(expected).map_err(|_| expected.to_string());
+    let same = match (&got, &expected) {
+        (Ok(got), Ok(expected)) => near(got, expected),
+        (got, expected) => got == expected,
     };
-    let expected = match serde_json::from_str::<Json>(expected) {
-        Ok(json) => json.to_string(),
-        Err(_) => expected.to_string(),
-    };
-    assert_eq!(got, expected, "in {profile:?}:\n{source}");
+    assert!(same, "in {profile:?}:\n{source}\n     got {got:?}\nexpected {expected:?}");
+}
+
+fn near(a: &Json, b: &Json) -> bool {
+    match (a, b) {
+        (Json::Number(a), Json::Number(b)) => (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-9,
+        (Json::Array(a), Json::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| near(a, b)),
+        // In order: an object keeps its keys as they were given.
+        (Json::Object(a), Json::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|((k, a), (l, b))| k == l && near(a, b))
+        }
+        (a, b) => a == b,
+    }
 }
 
 /// Both profiles give this: JSON (a confident value is `{"$value", "$confidence"}`), or `runtime code`, `parse code`.

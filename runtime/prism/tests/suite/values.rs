@@ -141,7 +141,10 @@ fn data_is_immutable() {
     both("let a = [1]\nlet b = a\na = a.push(2)\n[a, b]", "[[1, 2], [1]]");
     both("let a = [1]\nlet b = a\na = [...a, 2]\n[a, b]", "[[1, 2], [1]]");
     both("let s = \"a\"\nlet t = s\ns += \"b\"\n[s, t]", r#"["ab", "a"]"#);
-    both("let s = \"a\"\nlet f = () => s\nlet before = s\ns = s + \"b\" + 1\n[f(), before]", r#"["ab1", "a"]"#);
+    both(
+        "let s = \"a\"\nlet f = () => s\nlet before = s\ns = s + \"b\" + 1\n[f(), before]",
+        r#"["ab1", "a"]"#,
+    );
     both("let a = [1]\nlet f = () => a\nlet before = f()\na = a.push(2)\n[f(), before]", "[[1, 2], [1]]");
     both("let xs = [1]\nlet keep = ys => ys.push(9)\nlet zs = keep(xs)\n[xs, zs]", "[[1], [1, 9]]");
     both("let a = {x: [1]}\nlet b = {...a}\nlet c = a.x.push(2)\n[a.x, b.x, c]", "[[1], [1], [1, 2]]");
@@ -160,7 +163,10 @@ fn growing_in_place_keeps_meaning() {
     both("let a = [1] ~> 0.5\na = [...a, 2]\na", "[1, 2]");
     pattern("let o = {push: x => x + 1}\no = o.push(4)\no", "5");
     both("let a = null\na = a.push(1)", "runtime property_on_invalid");
-    both("let f = () => { let t = \"\"\n let add = c => { t = t + c }\n add(\"x\"); add(\"y\")\n return t }\nf()", "\"xy\"");
+    both(
+        "let f = () => { let t = \"\"\n let add = c => { t = t + c }\n add(\"x\"); add(\"y\")\n return t }\nf()",
+        "\"xy\"",
+    );
     both("let a = []\na = a.push(a)\na = a.push(a)\na", "[[], [[]]]");
     both("let s = \"a\"\ns = s + s + s\ns", "\"aaa\"");
 }
@@ -201,7 +207,9 @@ fn array_methods() {
 
 #[test]
 fn added_methods() {
-    for member in ["slice(1)", "includes(2)", "find(x => x > 1)", "concat([4])", "indexOf(2)", "some(x => x > 2)"] {
+    for member in
+        ["slice(1)", "includes(2)", "find(x => x > 1)", "concat([4])", "indexOf(2)", "some(x => x > 2)"]
+    {
         strict(&format!("[1, 2, 3].{member}"), "runtime missing_property");
     }
     strict("\"a\".trim()", "runtime missing_property");
@@ -224,7 +232,10 @@ fn added_methods() {
     pattern("[].sort((a, b) => b - a)", "[]");
     pattern("[1].sort((a, b) => b - a)", "[1]");
     pattern("[5, 3, 9, 1, 7, 2, 8, 4, 6].sort((a, b) => a - b).join(\"\")", "\"123456789\"");
-    pattern("[{k: 1, v: \"a\"}, {k: 0, v: \"b\"}, {k: 1, v: \"c\"}].sort((a, b) => a.k - b.k).map(o => o.v).join(\"\")", "\"bac\"");
+    pattern(
+        "[{k: 1, v: \"a\"}, {k: 0, v: \"b\"}, {k: 1, v: \"c\"}].sort((a, b) => a.k - b.k).map(o => o.v).join(\"\")",
+        "\"bac\"",
+    );
     pattern("\"a,b\".split(\",\")", "[\"a\", \"b\"]");
     pattern("\"ab\".split(\"\")", "[\"a\", \"b\"]");
     pattern("\" a \".trim()", "\"a\"");
@@ -246,8 +257,10 @@ fn confidence_library() {
     both("consensus([1, 2])", "1");
     both("consensus([])", "runtime bad_argument");
     both("consensus([1], {strategy: \"best\"})", "runtime bad_argument");
-    both("aggregate([1 ~> 0.4, 2 ~> 0.8], {strategy: \"min\"})",
-        &sure(r#"[{"$value": 1, "$confidence": 0.4}, {"$value": 2, "$confidence": 0.8}]"#, 0.4));
+    both(
+        "aggregate([1 ~> 0.4, 2 ~> 0.8], {strategy: \"min\"})",
+        &sure(r#"[{"$value": 1, "$confidence": 0.4}, {"$value": 2, "$confidence": 0.8}]"#, 0.4),
+    );
     both("<~ aggregate([1 ~> 0.5, 2 ~> 0.5], {strategy: \"product\"})", "0.25");
     both("aggregate([], {strategy: \"max\"})", &sure("[]", 1.0));
     both("aggregate([1 ~> 0.4, 3], {strategy: \"max\", combine: xs => xs.length})", &sure("2", 1.0));
@@ -255,12 +268,17 @@ fn confidence_library() {
     both("confidence(2)", "runtime threshold_range");
     both("confidence(\"x\")", "runtime bad_argument");
     both("confidence(0.5)(5)", "runtime bad_argument");
-    both("threshold(0.5)([1 ~> 0.4, 2 ~> 0.5, 3, {a: 1 ~> 0.4}, {a: 1}])",
-        r#"[{"$value": 2, "$confidence": 0.5}, 3, {"a": 1}]"#);
+    both(
+        "threshold(0.5)([1 ~> 0.4, 2 ~> 0.5, 3, {a: 1 ~> 0.4}, {a: 1}])",
+        r#"[{"$value": 2, "$confidence": 0.5}, 3, {"a": 1}]"#,
+    );
     both("threshold(-1)", "runtime threshold_range");
     both("threshold(0.5)(3)", "runtime bad_argument");
     both("sortBy(\"n\", \"down\")([{n: 1}, {n: 2}])", &sure(r#"[{"n": 2}, {"n": 1}]"#, 0.95));
-    both("sortBy(\"n\")([{n: \"b\"}, {n: \"B\"}, {n: \"a\"}, {n: \"_\"}]).map(o => o.n)", &sure(r#"["_", "a", "b", "B"]"#, 0.95));
+    both(
+        "sortBy(\"n\")([{n: \"b\"}, {n: \"B\"}, {n: \"a\"}, {n: \"_\"}]).map(o => o.n)",
+        &sure(r#"["_", "a", "b", "B"]"#, 0.95),
+    );
     both("sortBy(\"n\")([{n: 10}, {n: 9}, {}]).map(o => o[\"n\"])", &sure("[9, 10, null]", 0.95));
     both("sortBy(5)", "runtime bad_argument");
     both("groupBy(x => x % 2)([1, 2, 3])", r#"{"1": [1, 3], "0": [2]}"#);
@@ -273,11 +291,18 @@ fn votes() {
     pattern("majorityVote([\"a\" ~> 0.9, \"b\" ~> 0.5, \"a\" ~> 0.7])", &sure("\"a\"", (1.6 / 2.1) * 0.8));
     pattern("majorityVote([\"a\", \"b\"])", &sure("\"a\"", 0.5));
     pattern("majorityVote([])", &sure("null", 0.0));
-    pattern("majorityVote([{result: {l: \"en\"}, confidence: 0.8}, {result: {l: \"de\"}, confidence: 0.9, error: \"x\"}])",
-        &sure(r#"{"l": "en"}"#, 0.8));
-    pattern("majorityVote([{l: \"en\", n: 1} ~> 0.5, {l: \"en\", n: 2} ~> 0.5, {l: \"de\"} ~> 0.9], {key: \"l\"})",
-        &sure(r#"{"l": "en", "n": 1}"#, (1.0 / 1.9) * 0.5));
-    pattern("majorityVote([\"a\" ~> 0.9, \"b\" ~> 0.1, \"b\" ~> 0.1], {weighted: false})", &sure("\"b\"", (2.0 / 3.0) * 0.1));
+    pattern(
+        "majorityVote([{result: {l: \"en\"}, confidence: 0.8}, {result: {l: \"de\"}, confidence: 0.9, error: \"x\"}])",
+        &sure(r#"{"l": "en"}"#, 0.8),
+    );
+    pattern(
+        "majorityVote([{l: \"en\", n: 1} ~> 0.5, {l: \"en\", n: 2} ~> 0.5, {l: \"de\"} ~> 0.9], {key: \"l\"})",
+        &sure(r#"{"l": "en", "n": 1}"#, (1.0 / 1.9) * 0.5),
+    );
+    pattern(
+        "majorityVote([\"a\" ~> 0.9, \"b\" ~> 0.1, \"b\" ~> 0.1], {weighted: false})",
+        &sure("\"b\"", (2.0 / 3.0) * 0.1),
+    );
     pattern("majorityVote(5)", "runtime bad_argument");
     pattern("agreement([\"a\", \"b\", \"a\", \"a\"])", "0.75");
     pattern("agreement([])", "0");

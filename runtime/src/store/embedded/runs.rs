@@ -41,8 +41,9 @@ impl RunStore for Runs {
         let (key, script, entries) = (run.clone(), script.to_owned(), entries.to_vec());
         self.database
             .write(move |connection| {
-                let summary = Summary::of(key.clone(), &entries)
-                    .ok_or_else(|| StoreError::Failed(format!("run {} does not begin with Started", key.id)))?;
+                let summary = Summary::of(key.clone(), &entries).ok_or_else(|| {
+                    StoreError::Failed(format!("run {} does not begin with Started", key.id))
+                })?;
                 let Event::Started(start) = &entries[0].event else { unreachable!("Summary::of saw it") };
                 if read_summary(connection, &key)?.is_some() {
                     return Err(StoreError::Exists { what: format!("run {}", key.id) });
@@ -124,7 +125,8 @@ impl RunStore for Runs {
                 }
                 values.push(Box::new(i64::try_from(query.limit).unwrap_or(i64::MAX)));
                 values.push(Box::new(i64::try_from(query.offset).unwrap_or(i64::MAX)));
-                let page = format!("SELECT summary FROM runs WHERE {filter} ORDER BY id DESC LIMIT ? OFFSET ?");
+                let page =
+                    format!("SELECT summary FROM runs WHERE {filter} ORDER BY id DESC LIMIT ? OFFSET ?");
                 let runs = connection
                     .prepare_cached(&page)?
                     .query_map(params_from_iter(&values), |row| row.get::<_, String>(0))?

@@ -1,0 +1,12 @@
+//! Whole clusters: both planes in this process or in their own, over mTLS, with agents around them.
+#![allow(clippy::unwrap_used, reason = "tests, in functions that are shared by them")]
+
+mod agents;
+mod commands;
+mod crash;
+mod patterns;
+mod plaintext;
+mod startup;
+mod tenants;
+mod trouble;
+mod world;
