@@ -44,6 +44,9 @@ pub enum Command {
     /// Look at runs
     #[command(subcommand)]
     Runs(Runs),
+    /// Tools of the language that patterns are written in; none needs a control plane
+    #[command(subcommand)]
+    Prism(Prism),
     /// Look at settings
     #[command(subcommand)]
     Config(Config),
@@ -174,6 +177,29 @@ pub enum Runs {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub enum Prism {
+    /// Run a file of conformance cases; exits with 1 if one differs
+    Test {
+        /// A JSON list of programs with what each must give
+        file: PathBuf,
+    },
+    /// Run a program that asks nobody: no agents, patterns or models
+    Run(PrismRun),
+}
+
+#[derive(clap::Args)]
+pub struct PrismRun {
+    /// A .prism file; - for standard input
+    pub file: PathBuf,
+    /// What the program reads as `input`, JSON
+    #[arg(short, long, value_name = "JSON")]
+    pub input: Option<String>,
+    /// The strict profile: no variables made by assignment, no nulls for missing properties
+    #[arg(long)]
+    pub strict: bool,
 }
 
 #[derive(Subcommand)]

@@ -37,18 +37,27 @@ fn state_file(dir: &Path) -> PathBuf {
     dir.join("instance.json")
 }
 
+/// Why a directory cannot be an instance's.
+#[must_use]
+pub fn unusable(dir: &Path, e: &std::io::Error) -> Exit {
+    let dir = dir.display();
+    Exit::usage(format!("data directory {dir} cannot be used: {e}; name another with --data-dir"))
+}
+
+/// The refusal of a directory that another process has.
+#[must_use]
+pub fn occupied(dir: &Path) -> Exit {
+    let who = read(dir).map(|a| format!(" (process {})", a.pid)).unwrap_or_default();
+    Exit::failed(format!("an instance{who} already runs in {}; `parallax stop` ends it", dir.display()))
+}
+
 impl Owned {
     /// Makes the directory if it is not there, and takes it.
     ///
     /// # Errors
     /// One that is taken, or cannot be written to.
     pub fn take(dir: &Path) -> Result<Self> {
-        let unusable = |e: std::io::Error| {
-            Exit::usage(format!(
-                "data directory {} cannot be used: {e}; name another with --data-dir",
-                dir.display()
-            ))
-        };
+        let unusable = |e| unusable(dir, &e);
         fs::create_dir_all(dir).map_err(unusable)?;
         let lock = File::options()
             .create(true)
@@ -58,11 +67,7 @@ impl Owned {
             .map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => {
-                let who = read(dir).map(|a| format!(" (process {})", a.pid)).unwrap_or_default();
-                let dir = dir.display();
-                Err(Exit::failed(format!("an instance{who} already runs in {dir}; `parallax stop` ends it")))
-            }
+            Err(TryLockError::WouldBlock) => Err(occupied(dir)),
             Err(TryLockError::Error(e)) => Err(unusable(e)),
         }
     }

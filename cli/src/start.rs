@@ -42,7 +42,7 @@ pub enum Role {
 /// Settings, a port, a directory, a certificate or a store that cannot be used.
 pub async fn run(args: &Args, start: &args::Start) -> Result {
     if start.detached {
-        return detach(args).await;
+        return detach(args, start).await;
     }
     let settings = Settings::load(args, &start.flags())?.settings;
     let role = match (start.control_plane_only, start.data_plane_only) {
@@ -262,14 +262,13 @@ pub fn shutdown_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// The same command without `-d`, on its own, until it is ready.
-async fn detach(args: &Args) -> Result {
-    let data_dir = crate::settings::data_dir(args)?;
-    if let Some(other) = instance::running(&data_dir) {
-        let dir = data_dir.display();
-        return Err(Exit::failed(format!("an instance (process {}) already runs in {dir}", other.pid)));
+async fn detach(args: &Args, start: &args::Start) -> Result {
+    let data_dir = Settings::load(args, &start.flags())?.settings.data_dir;
+    if instance::running(&data_dir).is_some() {
+        return Err(instance::occupied(&data_dir));
     }
     let log_file = data_dir.join("parallax.log");
-    let unusable = |e: std::io::Error| Exit::usage(format!("data directory {}: {e}", data_dir.display()));
+    let unusable = |e| instance::unusable(&data_dir, &e);
     std::fs::create_dir_all(&data_dir).map_err(unusable)?;
     let log = std::fs::File::create(&log_file).map_err(unusable)?;
     let program = std::env::current_exe().map_err(Exit::failed)?;

@@ -82,14 +82,14 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(runs: Runs, run: Run, program: &Program) -> Self {
         let start = run.start().clone();
-        let inner = runs.inner();
-        let timeout = start.options.timeout.unwrap_or(inner.bounds.run_timeout);
+        let context = runs.context();
+        let timeout = start.options.timeout.unwrap_or(context.bounds.run_timeout);
         // The time that a run has already had counts, across a restart too.
-        let had = inner.env.now().duration_since(run.summary.started_at).unsigned_abs();
+        let had = context.env.now().duration_since(run.summary.started_at).unsigned_abs();
         Self {
             key: run.summary.key.clone(),
             deadline: Instant::now() + timeout.saturating_sub(had),
-            session: inner.nodes.session(),
+            session: context.nodes.session(),
             summary: run.summary,
             journal: run.entries,
             script: Some(program.start(host(&start))),
@@ -125,7 +125,7 @@ impl Driver {
             for effect in effects {
                 self.begin(effect.id.0).await;
             }
-            let (deadline, stopping) = (self.deadline, self.runs.inner().life.stopping());
+            let (deadline, stopping) = (self.deadline, self.runs.context().life.stopping());
             let resolved = tokio::select! {
                 resolved = self.outcomes() => Some(resolved),
                 () = tokio::time::sleep_until(deadline) => None,
@@ -220,8 +220,8 @@ impl Driver {
                 self.call(id, target, task, &data, context, asked).await;
             }
             EffectKind::Llm { prompt, options } => {
-                let inner = self.runs.inner();
-                if inner.registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty() {
+                let context = self.runs.context();
+                if context.registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty() {
                     let message = format!("no agent with the capability \"{LLM}\" is registered");
                     let outcome = Outcome::Failed { code: "no_llm_provider".to_owned(), message };
                     return self.others.push(done(outcome));
@@ -251,7 +251,7 @@ impl Driver {
             }
             EffectKind::Random => {
                 // 53 bits are what a double holds.
-                let random = (self.runs.inner().env.random() >> 11) as f64 / (1u64 << 53) as f64;
+                let random = (self.runs.context().env.random() >> 11) as f64 / (1u64 << 53) as f64;
                 self.others.push(done(Outcome::Value(Value::from(random))));
             }
         }
@@ -275,7 +275,7 @@ impl Driver {
     ) {
         let left = self.deadline.saturating_duration_since(Instant::now()).mul_f64(CALL_SHARE);
         let timeout =
-            asked.unwrap_or(self.runs.inner().bounds.call_timeout).min(left).max(Duration::from_millis(1));
+            asked.unwrap_or(self.runs.context().bounds.call_timeout).min(left).max(Duration::from_millis(1));
         for (key, value) in &self.start.options.context {
             context.entry(key.clone()).or_insert_with(|| value.clone());
         }
@@ -347,8 +347,13 @@ impl Driver {
             Arrival::Other(id, outcome) => (id, outcome, None, None, None, None),
         };
         let wanted = self.wanted.remove(&id)?;
+        // A node names whom it asked: nobody, when it knows of no such agent or the breaker is open.
+        let agent = match &wanted.kind {
+            EffectKind::Invoke { agent, .. } => Some(agent.clone()),
+            _ => agent.filter(|asked| !asked.is_empty()),
+        };
         let ok = !matches!(outcome, Outcome::Failed { .. });
-        self.runs.inner().metrics.run_effect(kind_name(&wanted.kind), if ok { "ok" } else { "failed" });
+        self.runs.context().metrics.run_effect(kind_name(&wanted.kind), if ok { "ok" } else { "failed" });
         let duration_us =
             duration.unwrap_or_else(|| u64::try_from(wanted.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
         let resolution = Resolution {
@@ -411,22 +416,22 @@ impl Driver {
             return Ok(());
         }
         let begun = Instant::now();
-        let inner = self.runs.inner();
-        inner.store.append(&self.key, self.summary.len, &entries).await?;
-        inner.metrics.journal_append.observe(begun.elapsed().as_secs_f64());
+        let context = self.runs.context();
+        context.store.append(&self.key, self.summary.len, &entries).await?;
+        context.metrics.journal_append.observe(begun.elapsed().as_secs_f64());
         entries.iter().for_each(|entry| self.summary.apply(entry));
         Ok(())
     }
 
     fn timed_out(&self) -> End {
         let waiting: Vec<String> = self.wanted.values().map(|wanted| describe(&wanted.kind)).collect();
-        let timeout = self.start.options.timeout.unwrap_or(self.runs.inner().bounds.run_timeout);
+        let timeout = self.start.options.timeout.unwrap_or(self.runs.context().bounds.run_timeout);
         let what = if waiting.is_empty() { "its script was busy".to_owned() } else { waiting.join(", ") };
         failed(TIMEOUT, format!("not done after {timeout:?}; waiting for: {what}"))
     }
 
     fn now(&self) -> Timestamp {
-        self.runs.inner().env.now()
+        self.runs.context().env.now()
     }
 }
 

@@ -24,6 +24,11 @@ pub enum Error {
     NoPattern { name: String, nearest: Vec<String> },
     #[error("pattern {name} has no version {asked}; it is at {current}")]
     NoVersion { name: String, asked: String, current: String },
+    #[error(
+        "the input does not fit {pattern}: {}; see its @input in `parallax pattern show {}`",
+        misfits.join("; "), crate::patterns::kebab(pattern)
+    )]
+    Input { pattern: String, misfits: Vec<String> },
     #[error("no run \"{id}\"; `parallax runs list` shows those there are")]
     NoRun { id: String },
     #[error("{0}")]
@@ -44,7 +49,7 @@ fn did_you_mean(nearest: &[String]) -> String {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::InvalidAgent(_) | Self::Invalid { .. } => Code::InvalidArgument,
+            Self::InvalidAgent(_) | Self::Invalid { .. } | Self::Input { .. } => Code::InvalidArgument,
             Self::NoAgent { .. }
             | Self::NoLease { .. }
             | Self::NoPattern { .. }
@@ -65,6 +70,7 @@ impl Coded for Error {
             Self::NotYours(_) => "PARALLAX-REGISTRY-004",
             Self::NoPattern { .. } => "PARALLAX-PATTERN-001",
             Self::NoVersion { .. } => "PARALLAX-PATTERN-002",
+            Self::Input { .. } => "PARALLAX-PATTERN-003",
             Self::NoRun { .. } => "PARALLAX-RUN-001",
             Self::Stopping => "PARALLAX-RUN-002",
             Self::Invalid { .. } => "PARALLAX-API-001",

@@ -40,7 +40,7 @@ pub use dispatch::Nodes;
 pub use error::{Error, Result};
 pub use patterns::{Catalog, CatalogError, Header, InvalidPattern, Pattern, compile, kebab};
 pub use registry::{Registry, Update};
-pub use runs::{Bounds, Request, Runs};
+pub use runs::{Bounds, Context, Request, Runs};
 
 /// What a control plane is started with.
 pub struct Config {
@@ -98,18 +98,20 @@ impl ControlPlane {
         let metrics = Arc::new(metrics::ControlPlaneMetrics::new(&mut instruments));
         let registry = Registry::open(registry, env.clone(), metrics.clone(), life).await?;
         let nodes = Nodes::new(tls.clone(), env.clone());
-        let runs = Runs::new(
-            runs,
-            catalog.clone(),
-            registry.clone(),
-            nodes.clone(),
-            env.clone(),
-            metrics.clone(),
-            config.bounds,
-            life.clone(),
-        );
+        let runs = Runs::new(Context {
+            store: runs,
+            catalog: catalog.clone(),
+            registry: registry.clone(),
+            nodes: nodes.clone(),
+            env: env.clone(),
+            metrics: metrics.clone(),
+            bounds: config.bounds,
+            life: life.clone(),
+        });
+        let unfinished = runs.unfinished().await?;
         let readiness = Readiness::new();
         let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
 
         let grpc_router = tonic::service::Routes::default()
             .add_service(health_service)
@@ -148,8 +150,10 @@ impl ControlPlane {
         let waiting = readiness.block("data-plane nodes");
         life.spawn_until_stopped("readiness", async move {
             nodes.wait_for(config.nodes_wanted).await;
-            if let Err(e) = runs.recover().await {
-                tracing::error!("the runs of the last process cannot be gone on with: {e}");
+            for key in unfinished {
+                if let Err(e) = runs.resume(&key).await {
+                    tracing::error!(run = key.id, "a run of the last process cannot be gone on with: {e}");
+                }
             }
             health.set_service_status("", tonic_health::ServingStatus::Serving).await;
             drop(waiting);

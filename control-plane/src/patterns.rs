@@ -2,22 +2,21 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use jsonschema::Validator;
 use parallax_prism::{CompileOptions, Diagnostic, Profile, Program};
 use parallax_runtime::nearest::nearest;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::error::{Error, Result};
 
 mod header;
+mod input;
 pub use header::Header;
 
-/// The files of `patterns/`, as they were when this was built.
-const EMBEDDED: &[(&str, &str)] = &[
-    ("confidence-cascade.prism", include_str!("../../patterns/confidence-cascade.prism")),
-    ("consensus-builder.prism", include_str!("../../patterns/consensus-builder.prism")),
-    ("voting.prism", include_str!("../../patterns/voting.prism")),
-];
+/// The files of `patterns/`, as they were when this was built: name and text. The build script lists them.
+const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
 /// A pattern that can be run.
 pub struct Pattern {
@@ -28,6 +27,8 @@ pub struct Pattern {
     pub program: Program,
     /// The file it came from; `(embedded)` stands before those in the binary.
     pub origin: String,
+    /// Of the header's `@input`.
+    input: Option<Validator>,
 }
 
 /// A file that is no pattern: what is wrong, as a person reads it.
@@ -57,12 +58,26 @@ impl Pattern {
         let invalid =
             |report: String, diagnostics| InvalidPattern { origin: origin.to_owned(), report, diagnostics };
         let header = Header::parse(script).map_err(|problems| invalid(problems.join("\n"), vec![]))?;
+        let input = header.input.as_ref().map(input::compile).transpose();
+        let input = input.map_err(|problem| invalid(format!("@input: {problem}"), vec![]))?;
         let program = compile(origin, script).map_err(|diagnostics| {
             let report: Vec<_> = diagnostics.iter().map(|d| d.render(script)).collect();
             invalid(report.join("\n"), diagnostics)
         })?;
         let hash = Sha256::digest(script).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { header, script: script.to_owned(), hash, program, origin: origin.to_owned() })
+        Ok(Self { header, script: script.to_owned(), hash, program, origin: origin.to_owned(), input })
+    }
+
+    /// Whether a run can begin with this input.
+    ///
+    /// # Errors
+    /// What does not fit the header's `@input`, with JSON pointers.
+    pub fn accept(&self, input: &Json) -> Result<()> {
+        let misfits = self.input.as_ref().map(|schema| input::misfits(schema, input)).unwrap_or_default();
+        if misfits.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Input { pattern: self.header.name.clone(), misfits })
     }
 }
 

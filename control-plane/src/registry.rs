@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,14 +49,16 @@ struct View {
     /// When this process last heard of an agent.
     heard: RwLock<HashMap<AgentKey, Timestamp>>,
     revision: watch::Sender<Revision>,
+    /// Whether the store is heard; if not, the view is the last that was.
+    following: AtomicBool,
 }
 
 /// What a follower of the registry sees.
 #[derive(Clone, Debug)]
 pub enum Update {
     /// Everything there is: at the beginning, and when changes were missed.
-    Snapshot(Vec<Agent>),
-    Upsert(Agent),
+    Snapshot(Vec<Arc<Agent>>),
+    Upsert(Arc<Agent>),
     Remove(AgentKey),
 }
 
@@ -72,6 +77,7 @@ impl Registry {
             agents: RwLock::default(),
             heard: RwLock::default(),
             revision: watch::Sender::new(0),
+            following: AtomicBool::new(true),
         });
         let registry = Self { store, env, metrics, view };
         let mut updates = Box::pin(registry.follow(None));
@@ -79,6 +85,7 @@ impl Registry {
         let following = registry.clone();
         life.spawn_until_stopped("registry view", async move {
             while let Some(update) = updates.next().await {
+                following.view.following.store(update.is_ok(), Ordering::Relaxed);
                 match update {
                     Ok(update) => following.apply(update),
                     Err(e) => {
@@ -95,9 +102,9 @@ impl Registry {
         let mut agents = self.view.agents.write();
         match update {
             Update::Snapshot(all) => {
-                *agents = all.into_iter().map(|agent| (agent.key.clone(), Arc::new(agent))).collect();
+                *agents = all.into_iter().map(|agent| (agent.key.clone(), agent)).collect();
             }
-            Update::Upsert(agent) => _ = agents.insert(agent.key.clone(), Arc::new(agent)),
+            Update::Upsert(agent) => _ = agents.insert(agent.key.clone(), agent),
             Update::Remove(key) => {
                 agents.remove(&key);
                 self.view.heard.write().remove(&key);
@@ -175,6 +182,9 @@ impl Registry {
         };
         let key = AgentKey { tenant: tenant.to_owned(), id: id.to_owned() };
         may_speak_for(peer, &key)?;
+        let kept =
+            self.store.get(&store_key(&key)).await?.filter(|entry| entry.lease.as_deref() == Some(lease));
+        may_touch(peer, &decode(&kept.ok_or_else(missing)?)?)?;
         let ttl = self.store.renew(lease).await.map_err(|e| match e {
             StoreError::Missing { .. } => missing(),
             other => other.into(),
@@ -192,11 +202,7 @@ impl Registry {
         may_speak_for(peer, &key)?;
         let path = store_key(&key);
         let Some(entry) = self.store.get(&path).await? else { return Ok(false) };
-        if peer.identity.is_none() && decode(&entry)?.principal.is_some() {
-            return Err(Error::NotYours(format!(
-                "agent \"{id}\" registered over mTLS; unregister it the same way"
-            )));
-        }
+        may_touch(peer, &decode(&entry)?)?;
         let deleted = self.store.delete(&path, Expect::At(entry.revision)).await?;
         if let Some(lease) = entry.lease {
             self.store.revoke(&lease).await?;
@@ -221,6 +227,12 @@ impl Registry {
         let agents = self.view.agents.read();
         let ours = agents.range(first..).take_while(|(key, _)| key.tenant == tenant);
         ours.filter(|(_, agent)| agent.has_all(capabilities)).map(|(_, agent)| agent.clone()).collect()
+    }
+
+    /// Whether the store is heard. While it is not, what was last heard is served.
+    #[must_use]
+    pub fn is_following(&self) -> bool {
+        self.view.following.load(Ordering::Relaxed)
     }
 
     /// When this process last heard an agent register or renew.
@@ -260,7 +272,8 @@ async fn follow_once(
     let begin = async {
         let snapshot = store.list(&prefix).await?;
         let changes = store.watch(&prefix, snapshot.revision).await?;
-        let agents = snapshot.entries.iter().map(decode).collect::<Result<_>>()?;
+        let agents =
+            snapshot.entries.iter().map(|entry| decode(entry).map(Arc::new)).collect::<Result<_>>()?;
         Ok(((snapshot.revision, Update::Snapshot(agents)), changes))
     };
     match begin.await {
@@ -271,7 +284,7 @@ async fn follow_once(
                 Ok((
                     revision,
                     match change {
-                        Change::Put(entry) => Update::Upsert(decode(&entry)?),
+                        Change::Put(entry) => Update::Upsert(Arc::new(decode(&entry)?)),
                         Change::Delete { key, .. } => Update::Remove(parse_key(&key)?),
                     },
                 ))
@@ -298,6 +311,14 @@ fn may_speak_for(peer: &Peer, key: &AgentKey) -> Result<()> {
     Err(Error::NotYours(format!(
         "{who} may not act for agent \"{id}\" of tenant \"{tenant}\"; use its certificate"
     )))
+}
+
+/// What registered over mTLS is neither kept nor removed in plaintext.
+fn may_touch(peer: &Peer, agent: &Agent) -> Result<()> {
+    if peer.identity.is_some() || agent.principal.is_none() {
+        return Ok(());
+    }
+    Err(Error::NotYours(format!("agent \"{}\" registered over mTLS; come back the same way", agent.key.id)))
 }
 
 fn may_replace(before: &Agent, after: &Agent, peer: &Peer) -> Result<()> {

@@ -1,6 +1,10 @@
 //! Runs: starting, waiting, reading, and going on with those that a stopped process left behind.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map},
+    sync::Arc,
+    time::Duration,
+};
 
 use parallax_prism::Program;
 use parallax_runtime::{
@@ -36,15 +40,20 @@ pub struct Bounds {
 #[derive(Clone)]
 pub struct Runs(Arc<Inner>);
 
-pub(crate) struct Inner {
-    pub(crate) store: Arc<dyn RunStore>,
-    pub(crate) registry: Registry,
-    pub(crate) nodes: Nodes,
-    pub(crate) env: Arc<dyn Env>,
-    pub(crate) metrics: Arc<ControlPlaneMetrics>,
-    pub(crate) life: Lifecycle,
-    pub(crate) bounds: Bounds,
-    catalog: Catalog,
+/// What runs are made of and work with.
+pub struct Context {
+    pub store: Arc<dyn RunStore>,
+    pub catalog: Catalog,
+    pub registry: Registry,
+    pub nodes: Nodes,
+    pub env: Arc<dyn Env>,
+    pub metrics: Arc<ControlPlaneMetrics>,
+    pub bounds: Bounds,
+    pub life: Lifecycle,
+}
+
+struct Inner {
+    context: Context,
     /// Those that are being driven here; the channel closes when driving ends.
     active: Mutex<HashMap<RunKey, watch::Receiver<()>>>,
 }
@@ -60,20 +69,14 @@ pub struct Request {
 }
 
 impl Runs {
-    /// With none running; see [`Runs::recover`].
+    /// With none running; see [`Runs::resume`].
     #[must_use]
-    pub fn new(
-        store: Arc<dyn RunStore>,
-        catalog: Catalog,
-        registry: Registry,
-        nodes: Nodes,
-        env: Arc<dyn Env>,
-        metrics: Arc<ControlPlaneMetrics>,
-        bounds: Bounds,
-        life: Lifecycle,
-    ) -> Self {
-        let active = Mutex::default();
-        Self(Arc::new(Inner { store, registry, nodes, env, metrics, life, bounds, catalog, active }))
+    pub fn new(context: Context) -> Self {
+        Self(Arc::new(Inner { context, active: Mutex::default() }))
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.0.context
     }
 
     /// Starts a run and returns once its beginning is on disk.
@@ -81,18 +84,19 @@ impl Runs {
     /// # Errors
     /// No such pattern; the store's. Whatever happens later is in the run.
     pub async fn start(&self, tenant: &str, request: Request) -> Result<RunKey> {
-        let key = RunKey { tenant: tenant.to_owned(), id: self.0.env.id() };
+        let key = RunKey { tenant: tenant.to_owned(), id: self.context().env.id() };
         self.start_as(key, request).await
     }
 
     /// Starts a run under a given id, or joins it if it has been started.
     pub(crate) async fn start_as(&self, key: RunKey, request: Request) -> Result<RunKey> {
-        if self.0.life.is_stopping() {
+        if self.context().life.is_stopping() {
             return Err(Error::Stopping);
         }
-        let pattern = self.0.catalog.get(&request.pattern, &request.version)?;
+        let pattern = self.context().catalog.get(&request.pattern, &request.version)?;
+        pattern.accept(&request.input)?;
         let requirements = &pattern.header.requirements;
-        let mut agents = self.0.registry.agents(&key.tenant, &requirements.capabilities);
+        let mut agents = self.context().registry.agents(&key.tenant, &requirements.capabilities);
         if let Some(max) = requirements.max_agents {
             agents.truncate(max as usize);
         }
@@ -105,17 +109,20 @@ impl Runs {
             options: request.options,
             agents: agents.iter().map(|agent| (**agent).clone()).collect(),
         };
-        let at = self.0.env.now();
+        let at = self.context().env.now();
         let mut entries = vec![Entry { at, event: Event::Started(Box::new(start)) }];
         if let Some(message) = refusal {
             entries.push(Entry { at, event: Event::Failed { code: "no_agents".to_owned(), message } });
         }
-        match self.0.store.create(&key, &pattern.script, &entries).await {
+        match self.context().store.create(&key, &pattern.script, &entries).await {
             Ok(()) => {}
-            Err(StoreError::Exists { .. }) => return Ok(key),
+            Err(StoreError::Exists { .. }) => {
+                self.resume(&key).await?;
+                return Ok(key);
+            }
             Err(e) => return Err(e.into()),
         }
-        self.0.metrics.run_started(&pattern.header.name);
+        self.context().metrics.run_started(&pattern.header.name);
         let run = Run {
             summary: Summary::of(key.clone(), &entries).expect("it begins with Started"),
             entries,
@@ -129,28 +136,37 @@ impl Runs {
         Ok(key)
     }
 
-    /// Goes on with every run that has not ended: each is replayed from its journal, and what it waited for is
-    /// asked again under the same idempotency key.
+    /// The runs that the last process left; ask before the first is started here.
     ///
     /// # Errors
     /// The store's.
-    pub async fn recover(&self) -> Result<()> {
-        for key in self.0.store.unfinished().await? {
-            let Some(run) = self.0.store.load(&key).await? else { continue };
-            let pattern = run.summary.pattern.clone();
-            match patterns::compile(&pattern, &run.script) {
-                Ok(program) => {
-                    info!(run = key.id, pattern, entries = run.entries.len(), "going on with a run");
-                    self.drive(run, program);
-                }
-                Err(diagnostics) => {
-                    // Pinned by an older version whose language this one no longer speaks.
-                    let message = diagnostics.first().map(|d| d.message.clone()).unwrap_or_default();
-                    warn!(run = key.id, pattern, message, "a run's script no longer compiles");
-                    let event = Event::Failed { code: "script".to_owned(), message };
-                    let entry = Entry { at: self.0.env.now(), event };
-                    self.0.store.append(&key, run.summary.len, &[entry]).await?;
-                }
+    pub async fn unfinished(&self) -> Result<Vec<RunKey>> {
+        Ok(self.context().store.unfinished().await?)
+    }
+
+    /// Goes on with a run that has not ended, if it is not driven here already: it is replayed from its journal,
+    /// and what it waited for is asked again under the same idempotency key.
+    ///
+    /// # Errors
+    /// No such run; the store's.
+    pub async fn resume(&self, key: &RunKey) -> Result<()> {
+        let run = self.get(key).await?;
+        if run.summary.status.is_final() {
+            return Ok(());
+        }
+        let pattern = &run.summary.pattern;
+        match patterns::compile(pattern, &run.script) {
+            Ok(program) => {
+                info!(run = key.id, pattern, entries = run.entries.len(), "going on with a run");
+                self.drive(run, program);
+            }
+            Err(diagnostics) => {
+                // Pinned by an older version whose language this one no longer speaks.
+                let message = diagnostics.first().map(|d| d.message.clone()).unwrap_or_default();
+                warn!(run = key.id, pattern, message, "a run's script no longer compiles");
+                let event = Event::Failed { code: "script".to_owned(), message };
+                let entry = Entry { at: self.context().env.now(), event };
+                self.context().store.append(key, run.summary.len, &[entry]).await?;
             }
         }
         Ok(())
@@ -159,14 +175,16 @@ impl Runs {
     fn drive(&self, run: Run, program: Program) {
         let key = run.summary.key.clone();
         let (running, ended) = watch::channel(());
-        if self.0.active.lock().insert(key.clone(), ended).is_some() {
-            return warn!(run = key.id, "a run is driven twice");
+        match self.0.active.lock().entry(key.clone()) {
+            // Started while the runs of the last process were being read.
+            hash_map::Entry::Occupied(_) => return,
+            hash_map::Entry::Vacant(place) => _ = place.insert(ended),
         }
         let span = info_span!("run", run = key.id, pattern = run.summary.pattern, tenant = key.tenant);
         let runs = self.clone();
         let drive = async move {
             let begun = Instant::now();
-            runs.0.metrics.runs_active.inc();
+            runs.context().metrics.runs_active.inc();
             match Driver::new(runs.clone(), run, &program).run().await {
                 Ok(Some(summary)) => {
                     let (status, calls) = (summary.status, summary.calls);
@@ -176,11 +194,11 @@ impl Runs {
                 Ok(None) => info!("run left to the next start"),
                 Err(e) => error!("a run cannot go on here; it stays as its journal has it: {e}"),
             }
-            runs.0.metrics.runs_active.dec();
+            runs.context().metrics.runs_active.dec();
             runs.0.active.lock().remove(&key);
             drop(running);
         };
-        self.0.life.spawn("run", drive.instrument(span));
+        self.context().life.spawn("run", drive.instrument(span));
     }
 
     fn count_end(&self, summary: &Summary, duration: Duration) {
@@ -189,7 +207,7 @@ impl Runs {
             Status::Cancelled => RunStatus::Cancelled,
             Status::Failed | Status::Running => RunStatus::Failed,
         };
-        self.0.metrics.run_finished(&summary.pattern, status, duration);
+        self.context().metrics.run_finished(&summary.pattern, status, duration);
     }
 
     /// Waits until a run is no longer driven here, and reads it.
@@ -210,7 +228,7 @@ impl Runs {
     /// # Errors
     /// No such run; the store's.
     pub async fn get(&self, key: &RunKey) -> Result<Run> {
-        self.0.store.load(key).await?.ok_or_else(|| Error::NoRun { id: key.id.clone() })
+        self.context().store.load(key).await?.ok_or_else(|| Error::NoRun { id: key.id.clone() })
     }
 
     /// A run by the id that a user gave.
@@ -228,11 +246,7 @@ impl Runs {
     /// # Errors
     /// The store's.
     pub async fn list(&self, query: &RunQuery) -> Result<RunPage> {
-        Ok(self.0.store.list(query).await?)
-    }
-
-    pub(crate) fn inner(&self) -> &Inner {
-        &self.0
+        Ok(self.context().store.list(query).await?)
     }
 }
 

@@ -68,6 +68,7 @@ pub fn load<T: Serialize + DeserializeOwned>(
     let mut known = BTreeMap::new();
     let defaults = Table::try_from(defaults).expect("settings are a table of plain values");
     flatten("", defaults, &mut |key, value| _ = known.insert(key, (value, Origin::Default)));
+    let defaults = known.clone();
     if let Some(path) = file {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
@@ -93,19 +94,33 @@ pub fn load<T: Serialize + DeserializeOwned>(
     for (name, key, text) in flags {
         set_text(&mut known, key, text, Origin::Flag((*name).to_owned()))?;
     }
-    let mut table = Table::new();
-    for (key, (value, _)) in &known {
-        insert(&mut table, key, value.clone());
-    }
-    let settings = T::deserialize(table).map_err(|e| ConfigError::Value {
-        key: "(all)".to_owned(),
-        origin: Origin::Default,
-        message: e.to_string(),
-    })?;
+    let settings = T::deserialize(nested(&known)).map_err(|e| culprit::<T>(&defaults, &known, &e))?;
     Ok(Loaded { settings, origins: known })
 }
 
 type Known = BTreeMap<String, (Value, Origin)>;
+
+fn nested(known: &Known) -> Table {
+    let mut table = Table::new();
+    for (key, (value, _)) in known {
+        insert(&mut table, key, value.clone());
+    }
+    table
+}
+
+/// Which value it is that the settings do not take: the one that they do not take over the defaults either.
+fn culprit<T: DeserializeOwned>(defaults: &Known, known: &Known, error: &toml::de::Error) -> ConfigError {
+    for (key, (value, origin)) in known.iter().filter(|(_, (_, origin))| *origin != Origin::Default) {
+        let mut alone = defaults.clone();
+        alone.insert(key.clone(), (value.clone(), origin.clone()));
+        if let Err(e) = T::deserialize(nested(&alone)) {
+            let message = format!("{value} cannot stand: {}", e.message());
+            return ConfigError::Value { key: format!("\"{key}\""), origin: origin.clone(), message };
+        }
+    }
+    let message = error.message().to_owned();
+    ConfigError::Value { key: "(all)".to_owned(), origin: Origin::Default, message }
+}
 
 fn set(known: &mut Known, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
     let Some((current, from)) = known.get_mut(key) else {
@@ -215,6 +230,8 @@ mod tests {
         );
         let message = refuse(&[("PARALLAX_PLANE__PORT", "many")]);
         assert!(message.contains("PARALLAX_PLANE__PORT") && message.contains("integer"), "{message}");
-        assert!(refuse(&[("PARALLAX_PLANE__PORT", "70000")]).contains("70000"));
+        let message = refuse(&[("PARALLAX_PLANE__LOCAL", "true"), ("PARALLAX_PLANE__PORT", "70000")]);
+        assert!(message.contains("\"plane.port\" in the environment (PARALLAX_PLANE__PORT): 70000"), "{message}");
+        assert!(!message.contains('\n'), "{message}");
     }
 }

@@ -6,6 +6,7 @@ mod commands;
 mod crash;
 mod patterns;
 mod plaintext;
+mod program;
 mod startup;
 mod tenants;
 mod trouble;

@@ -2,8 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
+use bytes::Bytes;
 use clap::Parser;
-use hyper_util::rt::TokioIo;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parallax_cli::{
     api::Api,
     args::{Args, Command},
@@ -12,7 +16,7 @@ use parallax_cli::{
 };
 use parallax_runtime::env::{Env, System};
 use parallax_sdk::{Agent, Handle, Server, TlsOptions};
-use parallax_security::{Authority, Expect, Files, Identity, Kind, Tcp, Tls, connect_plain};
+use parallax_security::{Authority, Expect, Files, Identity, Io, Kind, Tcp, Tls, connect_plain};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -117,6 +121,17 @@ impl World {
         Api::connect(&args(self.data_dir(), &["status"])).await.unwrap()
     }
 
+    /// `GET` over mTLS, as an operator of a tenant.
+    pub(crate) async fn get_as(&self, tenant: &str, path: &str) -> (StatusCode, Json) {
+        let tls = self.tls(tenant, Kind::Operator, "someone");
+        get(tls.connect(&System, &self.http(), &Expect::kind(Kind::ControlPlane)).await.unwrap(), path).await
+    }
+
+    /// `GET` in plaintext.
+    pub(crate) async fn get_plain(&self, path: &str) -> (StatusCode, Json) {
+        get(connect_plain(&System, &self.http()).await.unwrap(), path).await
+    }
+
     /// Runs a pattern to its end; returns what `GET /api/executions/:id` shows of it.
     pub(crate) async fn run(&self, pattern: &str, input: Json) -> Json {
         self.run_with(pattern, input, json!({})).await
@@ -129,6 +144,15 @@ impl World {
         let id = answer["execution"]["id"].as_str().unwrap();
         api.get(&format!("/api/executions/{id}")).await.unwrap()
     }
+}
+
+async fn get(stream: impl Io + 'static, path: &str) -> (StatusCode, Json) {
+    let (mut requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(format!("http://control-plane{path}")).body(Empty::<Bytes>::new()).unwrap();
+    let response = soon(requests.send_request(request)).await.unwrap();
+    let (status, body) = (response.status(), response.into_body().collect().await.unwrap().to_bytes());
+    (status, serde_json::from_slice(&body).unwrap())
 }
 
 /// What is typed behind `parallax --data-dir DIR`.

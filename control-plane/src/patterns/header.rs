@@ -1,6 +1,9 @@
 //! The comment at the top of a pattern: `@key value` lines, and a description in plain lines.
 
 use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::input::Gathering;
 
 /// What a pattern says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -9,6 +12,8 @@ pub struct Header {
     pub version: String,
     pub description: String,
     pub tags: Vec<String>,
+    /// The JSON Schema that an input has to fit; without one, any does.
+    pub input: Option<Json>,
     pub requirements: Requirements,
 }
 
@@ -32,8 +37,17 @@ impl Default for Requirements {
     }
 }
 
-const KEYS: &[&str] =
-    &["name", "version", "description", "tags", "capabilities", "minAgents", "maxAgents", "minConfidence"];
+const KEYS: &[&str] = &[
+    "name",
+    "version",
+    "description",
+    "tags",
+    "input",
+    "capabilities",
+    "minAgents",
+    "maxAgents",
+    "minConfidence",
+];
 
 impl Header {
     /// Reads the `/** … */` that begins a script.
@@ -48,8 +62,13 @@ impl Header {
         let above = script.len() - script.trim_start().len();
         let first_line = script[..above].matches('\n').count() + 1;
         let (mut header, mut prose, mut problems, mut seen) = (Self::default(), vec![], vec![], vec![]);
+        let mut gathering: Option<Gathering> = None;
         for (number, line) in body.lines().enumerate().map(|(i, line)| (first_line + i, line)) {
             let line = line.trim().trim_start_matches('*').trim();
+            if let Some(begun) = gathering.take() {
+                gathering = header.gather(begun, line, &mut problems);
+                continue;
+            }
             let Some(entry) = line.strip_prefix('@') else {
                 prose.push(line);
                 continue;
@@ -59,9 +78,17 @@ impl Header {
                 problems.push(format!("{number}: @{key} stands twice"));
             }
             seen.push(key);
+            if key == "input" {
+                gathering = header.gather(Gathering::new(number), value.trim(), &mut problems);
+                continue;
+            }
             if let Err(problem) = header.set(key, value.trim()) {
                 problems.push(format!("{number}: @{key} {problem}"));
             }
+        }
+        if let Some(begun) = gathering {
+            let why = "its braces do not balance (within a text, */ is written *\\/)";
+            problems.push(format!("{}: @input does not end: {why}", begun.line));
         }
         for key in ["name", "version"] {
             if !seen.contains(&key) {
@@ -75,6 +102,19 @@ impl Header {
             header.description = prose.join(" ").trim().to_owned();
         }
         if problems.is_empty() { Ok(header) } else { Err(problems) }
+    }
+
+    /// Takes one line of an `@input`, and the schema once it is whole; gives back one that goes on.
+    fn gather(&mut self, mut begun: Gathering, line: &str, problems: &mut Vec<String>) -> Option<Gathering> {
+        match begun.take(line) {
+            Ok(false) => return Some(begun),
+            Ok(true) => match begun.schema() {
+                Ok(schema) => self.input = Some(schema),
+                Err((number, problem)) => problems.push(format!("{number}: @input {problem}")),
+            },
+            Err(problem) => problems.push(format!("{}: @input {problem}", begun.line)),
+        }
+        None
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -142,5 +182,28 @@ mod tests {
             ]
         );
         assert!(Header::parse("1 + 1").unwrap_err()[0].contains("/**"));
+    }
+
+    #[test]
+    fn an_input_schema_may_span_lines() {
+        let with = |input: &str| {
+            Header::parse(&format!("/**\n * @name a\n * @version 1\n * {input}\n * Asks.\n */"))
+        };
+        let header =
+            with("@input {\n *   \"properties\": { \"n\": { \"type\": \"number\" } }\n * }\n * @tags x")
+                .unwrap();
+        assert_eq!(header.input.unwrap()["properties"]["n"]["type"], "number");
+        assert_eq!((header.tags, header.description.as_str()), (vec!["x".to_owned()], "Asks."));
+
+        let problem = |input: &str| with(input).unwrap_err().join("\n");
+        assert_eq!(problem("@input yes"), "4: @input is a JSON Schema in braces, not \"yes\"");
+        assert_eq!(problem("@input {} x"), "4: @input ends before \"x\"");
+        assert!(
+            problem("@input {\n *   type: 1\n * }")
+                .starts_with("5: @input is not JSON: key must be a string")
+        );
+        assert!(problem("@input { \"a\": {").starts_with("4: @input does not end: its braces"));
+        let message = problem("@input { \"properties\": { \"n\": { \"type\": \"nmber\" } } }");
+        assert!(message.starts_with("4: @input is not a JSON Schema: /properties/n/type: "), "{message}");
     }
 }

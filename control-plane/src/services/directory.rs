@@ -69,9 +69,9 @@ impl directory_server::Directory for Service {
 
 fn to_wire(update: Update) -> Wire {
     match update {
-        Update::Snapshot(agents) => Wire::Snapshot(Snapshot {
-            agents: agents.iter().map(parallax_runtime::agent::Agent::to_record).collect(),
-        }),
+        Update::Snapshot(agents) => {
+            Wire::Snapshot(Snapshot { agents: agents.iter().map(|agent| agent.to_record()).collect() })
+        }
         Update::Upsert(agent) => Wire::Upsert(agent.to_record()),
         Update::Remove(key) => Wire::Remove(AgentKey { tenant: key.tenant, agent_id: key.id }),
     }

@@ -68,7 +68,8 @@ pub fn router(api: Api) -> Router {
 }
 
 async fn health(State(api): Shared) -> Response {
-    let ready = api.readiness.is_ready();
+    let following = api.registry.is_following();
+    let ready = api.readiness.is_ready() && following;
     let word = |ok| if ok { "healthy" } else { "unhealthy" };
     let nodes = api.nodes.list().len();
     let body = json!({
@@ -76,7 +77,7 @@ async fn health(State(api): Shared) -> Response {
         "timestamp": api.env.now(),
         "version": env!("CARGO_PKG_VERSION"),
         "services": {
-            "registry": {"status": word(true)},
+            "registry": {"status": word(following)},
             "dataPlane": {"status": word(nodes > 0), "nodes": nodes},
         },
         "waitingFor": api.readiness.pending(),
@@ -164,12 +165,9 @@ async fn executions(
         }
     };
     // Runs carry their pattern's own spelling.
-    let pattern = match query.get("pattern") {
-        Some(name) => {
-            Some(api.catalog.get(name, "").map_or_else(|_| name.to_owned(), |p| p.header.name.clone()))
-        }
-        None => None,
-    };
+    let own_spelling =
+        |name: &str| api.catalog.get(name, "").map_or_else(|_| name.to_owned(), |p| p.header.name.clone());
+    let pattern = query.get("pattern").map(own_spelling);
     let page = api
         .runs
         .list(&RunQuery {

@@ -104,7 +104,10 @@ impl registry_server::Registry for Service {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let peer = peer(&request);
         let WatchRequest { capabilities, include_initial } = request.into_inner();
-        let updates = self.registry.follow(Some(tenant::of(&peer)));
+        let mut updates = Box::pin(self.registry.follow(Some(tenant::of(&peer))));
+        // Read before we answer, so that what is registered after our answer is an event and not in the snapshot.
+        let snapshot = updates.next().await;
+        let updates = stream::iter(snapshot).chain(updates);
         let env = self.env.clone();
         let events = events(updates, capabilities, include_initial).map(move |event| {
             let (kind, agent) = event?;
@@ -121,12 +124,12 @@ fn events(
     updates: impl Stream<Item = crate::error::Result<(u64, Update)>> + Send + 'static,
     capabilities: Vec<String>,
     include_initial: bool,
-) -> impl Stream<Item = Result<(Type, Agent), Status>> + Send {
-    let mut told: BTreeMap<AgentKey, Agent> = BTreeMap::new();
+) -> impl Stream<Item = Result<(Type, Arc<Agent>), Status>> + Send {
+    let mut told: BTreeMap<AgentKey, Arc<Agent>> = BTreeMap::new();
     let mut first = true;
     let batches = updates.map(move |update| {
         let mut events = Vec::new();
-        let mut upsert = |told: &mut BTreeMap<AgentKey, Agent>, agent: Agent| {
+        let mut upsert = |told: &mut BTreeMap<AgentKey, Arc<Agent>>, agent: Arc<Agent>| {
             if !agent.has_all(&capabilities) {
                 if let Some(gone) = told.remove(&agent.key) {
                     events.push(Ok((Type::Deleted, gone)));

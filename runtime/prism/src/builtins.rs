@@ -101,7 +101,7 @@ natives! {
     ExecutePattern "executePattern" Extra 1 2
     Now "now" Extra 0 0
     Random "random" Extra 0 0
-    Analyze "analyze" Hidden 2 4
+    Analyze "analyze" Hidden 1 4
 }
 
 impl Native {
@@ -141,6 +141,27 @@ impl Native {
                 | StreamCancel
                 | StreamResult
                 | DebounceCall
+        )
+    }
+
+    /// Whether it looks at more than the elements of its arguments.
+    pub(crate) fn deep(self) -> bool {
+        use Native::*;
+        matches!(
+            self,
+            Join | Includes
+                | IndexOf
+                | Sort
+                | SortByOf
+                | GroupByOf
+                | MajorityVote
+                | Synthesize
+                | Agreement
+                | TextIncludes
+                | Split
+                | Trim
+                | ToLowerCase
+                | ToUpperCase
         )
     }
 
@@ -234,4 +255,23 @@ pub(crate) fn pure(native: Native, args: &[Val]) -> Raised<Val> {
 
 fn first(args: &[Val]) -> Val {
     args.first().cloned().unwrap_or(Val::Null)
+}
+
+/// What to do instead of something that other languages have.
+pub(crate) fn foreign(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "throw" => "there is no `throw`: return a value with a low confidence, or let an operation fail",
+        "new" | "class" | "this" => "there are no classes: build objects with `{key: value}`",
+        "var" => "declare variables with `let` or `const`",
+        "switch" | "case" => "there is no `switch`: use `match value { pattern => result }`",
+        "Math" => "there is no `Math`: `max`, `min`, `average`, `random` and the operators are built in",
+        "JSON" | "Object" | "Array" | "String" | "Number" | "Date" => {
+            "JavaScript's classes are not there; `now()` gives the time"
+        }
+        "elif" | "elseif" => "write `else if (condition)`",
+        "not" => "write `!condition`",
+        "and" => "write `&&`",
+        "or" => "write `||`",
+        _ => return None,
+    })
 }

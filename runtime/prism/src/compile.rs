@@ -10,7 +10,9 @@ mod pattern;
 mod resolve;
 mod stmt;
 
+pub(crate) use load::{Loaded, load};
 pub(crate) use op::*;
+pub(crate) use resolve::{Resolved, Use, VarId, VarKind, resolve};
 
 use crate::Profile;
 use crate::ast::*;
@@ -18,8 +20,7 @@ use crate::builtins::{Native, Owner};
 use crate::diagnostic::{Diagnostic, File, Kind, Span};
 use crate::lexer::{Names, Symbol};
 use crate::value::{Shape, Val};
-use load::Loaded;
-use resolve::{FuncId, Resolved, Use, VarId, VarKind};
+use resolve::FuncId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -61,8 +62,8 @@ impl Program {
     /// Compiles, or says everything that is wrong.
     pub fn compile(source: &str, options: &CompileOptions) -> Result<Program, Vec<Diagnostic>> {
         let mut names = Names::default();
-        let loaded = load::load(source, options, &mut names)?;
-        let resolved = resolve::resolve(&loaded.modules, loaded.idents, options.profile);
+        let loaded = load(source, options, &mut names)?;
+        let resolved = resolve(&loaded.modules, loaded.idents, options.profile);
         let generated = Gen::new(&loaded.modules, resolved, &names, options).run();
         let (code, facts) = generated.map_err(|(span, message)| {
             vec![Diagnostic::new("syntax", Kind::Parse, message, span, &loaded.files)]
@@ -220,7 +221,8 @@ impl<'a> Gen<'a> {
             {
                 self.facts.globals.insert(name.to_string());
             }
-            if !free && !(var.top && var.captured) {
+            let shared = var.top && var.captured;
+            if !free && !shared {
                 continue;
             }
             let start = match var.kind {
@@ -541,7 +543,7 @@ impl<'a> Gen<'a> {
                 self.load(*last, false, true, dst);
                 self.patch_all(found);
             }
-            Use::Redeclared(_) | Use::Nothing => {
+            Use::Redeclared | Use::Nothing => {
                 self.emit(Op::Null { dst });
             }
         }
@@ -587,7 +589,7 @@ impl<'a> Gen<'a> {
                 }
                 self.patch_all(ends);
             }
-            Use::Redeclared(_) | Use::Nothing => {}
+            Use::Redeclared | Use::Nothing => {}
         }
         Ok(())
     }
@@ -601,7 +603,7 @@ impl<'a> Gen<'a> {
                 }
                 self.store(var, false, src);
             }
-            Use::Redeclared(_) => {
+            Use::Redeclared => {
                 let name = self.names.text(ident.name);
                 self.span = ident.span;
                 self.raise("redeclared", format!("`{name}` is already declared in this scope"), None);

@@ -18,6 +18,7 @@
 
 mod ast;
 mod builtins;
+mod check;
 mod compile;
 pub mod conformance;
 mod diagnostic;
@@ -28,6 +29,7 @@ mod parser;
 mod value;
 mod vm;
 
+pub use check::{CheckOptions, check};
 pub use compile::{CompileOptions, Facts, Program};
 pub use diagnostic::{Diagnostic, Fault, Kind, Related, Severity, Span, line_column};
 pub use effects::{Answer, Effect, EffectId, EffectKind, InvokeOptions, LlmOptions, Outcome};

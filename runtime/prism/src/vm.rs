@@ -8,10 +8,11 @@ mod exec;
 mod futures;
 mod ops;
 mod parallel;
+mod rare;
 mod run;
 mod tasks;
 
-pub(crate) use calls::{array_arg, bad_argument};
+pub(crate) use calls::{array_arg, bad_argument, wrong_arity};
 pub(crate) use run::Thrown;
 pub use run::{AgentInfo, Host, Interrupt, Run, Step};
 pub(crate) use tasks::{grouped, sorted};
@@ -123,7 +124,8 @@ struct Module {
 enum Waiting {
     Nothing,
     All(Vec<Arc<Slot>>),
-    Any,
+    /// Another arrival than the ones counted so far.
+    Any(u64),
 }
 
 pub(crate) struct Vm {

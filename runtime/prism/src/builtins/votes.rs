@@ -16,7 +16,6 @@ struct Vote {
 }
 
 fn votes(native: Native, args: &[Val]) -> Raised<Vec<Vote>> {
-    args[0].check_weight()?;
     let items = array_arg(native, args, 0)?;
     let mut votes = Vec::new();
     for item in items.items() {

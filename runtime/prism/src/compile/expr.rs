@@ -491,38 +491,15 @@ fn small(e: &Expr) -> Option<i16> {
 
 /// Whether evaluating the expression runs a block of its own function.
 pub(super) fn has_arm_block(e: &Expr) -> bool {
-    let items = |items: &[Item]| {
-        items.iter().any(|i| match i {
-            Item::Expr(e) | Item::Spread(e) => has_arm_block(e),
-            Item::Hole => false,
-        })
-    };
-    match &e.kind {
-        ExprKind::Match(m) => {
-            has_arm_block(&m.subject)
-                || m.arms.iter().any(|arm| match &arm.body {
-                    Body::Block(_) => true,
-                    Body::Expr(e) => has_arm_block(e) || arm.guard.as_ref().is_some_and(has_arm_block),
-                })
-        }
-        ExprKind::Template(parts) => parts.iter().any(|p| matches!(p, Part::Expr(e) if has_arm_block(e))),
-        ExprKind::Array(i) => items(i),
-        ExprKind::Object(pairs) => pairs.iter().any(|p| match p {
-            Pair::Set(_, e) | Pair::Spread(e) => has_arm_block(e),
-        }),
-        ExprKind::Unary(_, e) => has_arm_block(e),
-        ExprKind::Binary(first, rest) => has_arm_block(first) || rest.iter().any(|(_, e)| has_arm_block(e)),
-        ExprKind::Attach(a, b) => has_arm_block(a) || has_arm_block(b),
-        ExprKind::Ternary(t) => has_arm_block(&t.cond) || has_arm_block(&t.then) || has_arm_block(&t.other),
-        ExprKind::Pipe(first, stages) => has_arm_block(first) || stages.iter().any(|(_, e)| has_arm_block(e)),
-        ExprKind::Access(head, steps) => {
-            has_arm_block(head)
-                || steps.iter().any(|s| match &s.kind {
-                    AccessKind::Call(i) => items(i),
-                    AccessKind::Index(e) => has_arm_block(e),
-                    AccessKind::Member(..) => false,
-                })
-        }
-        _ => false,
-    }
+    let mut found = false;
+    e.parts(&mut |part| {
+        found = found
+            || match part {
+                Node::Expr(e) => has_arm_block(e),
+                Node::Block(_) => true,
+                // A function's blocks run when it is called.
+                Node::Function(_) | Node::Stmt(_) => false,
+            };
+    });
+    found
 }

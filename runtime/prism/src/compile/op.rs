@@ -12,455 +12,145 @@ pub(crate) type Reg = u16;
 pub(crate) type ProtoId = u32;
 
 #[derive(Clone, Copy, Debug)]
+#[rustfmt::skip] // A table reads better with a line for each instruction.
 pub(crate) enum Op {
-    Const {
-        dst: Reg,
-        k: u32,
-    },
-    Null {
-        dst: Reg,
-    },
-    Bool {
-        dst: Reg,
-        value: bool,
-    },
-    Int {
-        dst: Reg,
-        value: i32,
-    },
-    Move {
-        dst: Reg,
-        src: Reg,
-    },
+    Const { dst: Reg, k: u32 },
+    Null { dst: Reg },
+    Bool { dst: Reg, value: bool },
+    Int { dst: Reg, value: i32 },
+    Move { dst: Reg, src: Reg },
     /// Moves a temporary and leaves null behind, so that no copy keeps data shared.
-    Take {
-        dst: Reg,
-        src: Reg,
-    },
+    Take { dst: Reg, src: Reg },
     /// Marks a variable as undeclared (`uninit` false) or as declared but not initialised.
-    Reset {
-        dst: Reg,
-        uninit: bool,
-    },
+    Reset { dst: Reg, uninit: bool },
     /// The variable must exist and be initialised; a lazy host value is made.
-    Check {
-        reg: Reg,
-        name: u32,
-    },
+    Check { reg: Reg, name: u32 },
 
-    GetGlobal {
-        raw: bool,
-        dst: Reg,
-        g: u32,
-    },
+    GetGlobal { raw: bool, dst: Reg, g: u32 },
     /// `checked`: the variable must exist already. Takes `src`.
-    SetGlobal {
-        checked: bool,
-        src: Reg,
-        g: u32,
-    },
+    SetGlobal { checked: bool, src: Reg, g: u32 },
     /// A value captured when the closure was made.
-    GetUp {
-        dst: Reg,
-        i: u16,
-    },
+    GetUp { dst: Reg, i: u16 },
     /// A captured variable that may change. `name` is implied by the debug table.
-    GetUpCell {
-        raw: bool,
-        dst: Reg,
-        i: u16,
-    },
-    SetUpCell {
-        checked: bool,
-        src: Reg,
-        i: u16,
-    },
-    NewCell {
-        dst: Reg,
-        uninit: bool,
-    },
-    GetCell {
-        raw: bool,
-        dst: Reg,
-        cell: Reg,
-    },
-    SetCell {
-        checked: bool,
-        src: Reg,
-        cell: Reg,
-    },
+    GetUpCell { raw: bool, dst: Reg, i: u16 },
+    SetUpCell { checked: bool, src: Reg, i: u16 },
+    NewCell { dst: Reg, uninit: bool },
+    GetCell { raw: bool, dst: Reg, cell: Reg },
+    SetCell { checked: bool, src: Reg, cell: Reg },
     /// Before `reg` is extended: if the variable holds the same data, let go of it, so that it is extended in place.
     /// The next instruction stores it again. `n` operands follow `reg`.
-    Release {
-        place: Place,
-        i: u16,
-        reg: Reg,
-        n: u16,
-    },
-    Closure {
-        dst: Reg,
-        proto: ProtoId,
-    },
+    Release { place: Place, i: u16, reg: Reg, n: u16 },
+    Closure { dst: Reg, proto: ProtoId },
 
-    Add {
-        dst: Reg,
-        a: Reg,
-        b: Reg,
-    },
-    Sub {
-        dst: Reg,
-        a: Reg,
-        b: Reg,
-    },
-    Mul {
-        dst: Reg,
-        a: Reg,
-        b: Reg,
-    },
-    Div {
-        dst: Reg,
-        a: Reg,
-        b: Reg,
-    },
-    Mod {
-        dst: Reg,
-        a: Reg,
-        b: Reg,
-    },
-    AddInt {
-        dst: Reg,
-        a: Reg,
-        value: i16,
-    },
-    ModInt {
-        dst: Reg,
-        a: Reg,
-        value: i16,
-    },
+    Add { dst: Reg, a: Reg, b: Reg },
+    Sub { dst: Reg, a: Reg, b: Reg },
+    Mul { dst: Reg, a: Reg, b: Reg },
+    Div { dst: Reg, a: Reg, b: Reg },
+    Mod { dst: Reg, a: Reg, b: Reg },
+    AddInt { dst: Reg, a: Reg, value: i16 },
+    ModInt { dst: Reg, a: Reg, value: i16 },
     /// `dst = dst + first + … ` over `n` registers; appends in place if `dst` is a text of its own.
-    AddAll {
-        dst: Reg,
-        first: Reg,
-        n: u16,
-    },
-    Bin {
-        op: BinOp,
-        dst: Reg,
-        a: Reg,
-        b: Reg,
-    },
-    Un {
-        op: UnOp,
-        dst: Reg,
-        src: Reg,
-    },
-    Attach {
-        dst: Reg,
-        value: Reg,
-        confidence: Reg,
-    },
+    AddAll { dst: Reg, first: Reg, n: u16 },
+    Bin { op: BinOp, dst: Reg, a: Reg, b: Reg },
+    Un { op: UnOp, dst: Reg, src: Reg },
+    Attach { dst: Reg, value: Reg, confidence: Reg },
     /// The texts of `n` registers, joined.
-    Text {
-        dst: Reg,
-        first: Reg,
-        n: u16,
-    },
+    Text { dst: Reg, first: Reg, n: u16 },
 
-    Jump {
-        to: u32,
-    },
+    Jump { to: u32 },
     /// A jump backwards: a loop turn, counted.
-    Loop {
-        to: u32,
-    },
-    JumpIf {
-        sense: bool,
-        reg: Reg,
-        to: u32,
-    },
-    JumpIfSet {
-        reg: Reg,
-        to: u32,
-    },
+    Loop { to: u32 },
+    JumpIf { sense: bool, reg: Reg, to: u32 },
+    JumpIfSet { reg: Reg, to: u32 },
     // Tests skip the next instruction, a jump, unless the comparison is `sense`.
-    TestLt {
-        sense: bool,
-        a: Reg,
-        b: Reg,
-    },
-    TestLe {
-        sense: bool,
-        a: Reg,
-        b: Reg,
-    },
-    TestEq {
-        sense: bool,
-        a: Reg,
-        b: Reg,
-    },
-    TestLtInt {
-        sense: bool,
-        a: Reg,
-        value: i16,
-    },
-    TestGtInt {
-        sense: bool,
-        a: Reg,
-        value: i16,
-    },
-    TestEqInt {
-        sense: bool,
-        a: Reg,
-        value: i16,
-    },
+    TestLt { sense: bool, a: Reg, b: Reg },
+    TestLe { sense: bool, a: Reg, b: Reg },
+    TestEq { sense: bool, a: Reg, b: Reg },
+    TestLtInt { sense: bool, a: Reg, value: i16 },
+    TestGtInt { sense: bool, a: Reg, value: i16 },
+    TestEqInt { sense: bool, a: Reg, value: i16 },
 
     /// `base` holds the function, the arguments follow; all of them are taken.
-    Call {
-        n: u8,
-        dst: Reg,
-        base: Reg,
-    },
+    Call { n: u8, dst: Reg, base: Reg },
     /// The arguments are in the array after `base`.
-    CallSpread {
-        dst: Reg,
-        base: Reg,
-    },
+    CallSpread { dst: Reg, base: Reg },
     /// A hoisted function that never changes and captures nothing. Arguments from `first`.
-    CallStatic {
-        dst: Reg,
-        first: Reg,
-        proto: u16,
-    },
+    CallStatic { dst: Reg, first: Reg, proto: u16 },
     /// `base` holds the receiver.
-    CallMethod {
-        n: u8,
-        dst: Reg,
-        base: Reg,
-        name: u16,
-    },
-    Return {
-        src: Reg,
-    },
+    CallMethod { n: u8, dst: Reg, base: Reg, name: u16 },
+    Return { src: Reg },
 
-    Get {
-        dst: Reg,
-        obj: Reg,
-        name: u16,
-    },
+    Get { dst: Reg, obj: Reg, name: u16 },
     /// `Get` of a temporary, which is let go.
-    GetTake {
-        dst: Reg,
-        obj: Reg,
-        name: u16,
-    },
-    GetOptional {
-        dst: Reg,
-        obj: Reg,
-        name: u16,
-    },
-    GetSure {
-        dst: Reg,
-        obj: Reg,
-        name: u16,
-    },
-    Index {
-        dst: Reg,
-        obj: Reg,
-        index: Reg,
-    },
+    GetTake { dst: Reg, obj: Reg, name: u16 },
+    GetOptional { dst: Reg, obj: Reg, name: u16 },
+    GetSure { dst: Reg, obj: Reg, name: u16 },
+    Index { dst: Reg, obj: Reg, index: Reg },
 
-    NewArray {
-        dst: Reg,
-        first: Reg,
-        n: u16,
-    },
-    Extend {
-        arr: Reg,
-        first: Reg,
-        n: u16,
-    },
+    NewArray { dst: Reg, first: Reg, n: u16 },
+    Extend { arr: Reg, first: Reg, n: u16 },
     /// `args`: into the arguments of a call.
-    SpreadInto {
-        args: bool,
-        arr: Reg,
-        src: Reg,
-    },
+    SpreadInto { args: bool, arr: Reg, src: Reg },
     /// `dst = [...src, first…]`, in place if `dst` is `src` and nobody else holds it.
-    Append {
-        dst: Reg,
-        first: Reg,
-        n: u16,
-    },
+    Append { dst: Reg, first: Reg, n: u16 },
     /// If `arr` is an array, push in place and skip `skip` instructions, the general call.
-    PushIn {
-        skip: u8,
-        arr: Reg,
-        first: Reg,
-        n: u16,
-    },
-    NewObject {
-        dst: Reg,
-        first: Reg,
-        shape: u16,
-    },
-    SetKey {
-        obj: Reg,
-        src: Reg,
-        name: u16,
-    },
-    SpreadKeys {
-        obj: Reg,
-        src: Reg,
-    },
+    PushIn { skip: u8, arr: Reg, first: Reg, n: u16 },
+    NewObject { dst: Reg, first: Reg, shape: u16 },
+    SetKey { obj: Reg, src: Reg, name: u16 },
+    SpreadKeys { obj: Reg, src: Reg },
 
     /// `base` becomes an array to walk, `base + 1` the next index.
-    IterStart {
-        base: Reg,
-        src: Reg,
-    },
+    IterStart { base: Reg, src: Reg },
     /// The next element, or else jump (the next instruction).
-    IterNext {
-        base: Reg,
-        dst: Reg,
-    },
-    IterIndex {
-        base: Reg,
-        dst: Reg,
-    },
+    IterNext { base: Reg, dst: Reg },
+    IterIndex { base: Reg, dst: Reg },
 
     /// 0, 1, 2 for high, medium, low. See [`LevelOf`].
-    Level {
-        of: LevelOf,
-        dst: Reg,
-        src: Reg,
-    },
+    Level { of: LevelOf, dst: Reg, src: Reg },
     /// Left of a pipeline or ternary, right: `dst` gets the combined value.
-    Combine {
-        how: Combine,
-        dst: Reg,
-        left: Reg,
-        right: Reg,
-    },
+    Combine { how: Combine, dst: Reg, left: Reg, right: Reg },
 
     /// The value must be a plain array (`array`) or object.
-    Unpack {
-        array: bool,
-        src: Reg,
-    },
+    Unpack { array: bool, src: Reg },
     /// An element, null if missing.
-    Elem {
-        dst: Reg,
-        src: Reg,
-        i: u16,
-    },
+    Elem { dst: Reg, src: Reg, i: u16 },
     /// A property; if missing, null and the next instruction (a jump over the default) is skipped.
-    Prop {
-        dst: Reg,
-        src: Reg,
-        name: u16,
-    },
-    Threshold {
-        reg: Reg,
-    },
+    Prop { dst: Reg, src: Reg, name: u16 },
+    Threshold { reg: Reg },
     /// Below the threshold the value becomes null, or an empty array or object.
-    Weak {
-        empty: Empty,
-        reg: Reg,
-        threshold: Reg,
-    },
-    RestArray {
-        dst: Reg,
-        src: Reg,
-        from: u16,
-    },
+    Weak { empty: Empty, reg: Reg, threshold: Reg },
+    RestArray { dst: Reg, src: Reg, from: u16 },
     /// `dst` holds nothing yet; `keys` is a constant array of the keys already taken.
-    RestObject {
-        dst: Reg,
-        src: Reg,
-        keys: u16,
-    },
+    RestObject { dst: Reg, src: Reg, keys: u16 },
     /// Drops what is below the threshold from an array or object.
-    Sift {
-        reg: Reg,
-        threshold: Reg,
-    },
+    Sift { reg: Reg, threshold: Reg },
 
     // Tests of `match`, like other tests: fall into the next instruction, a jump, if there is no match.
-    IsValue {
-        src: Reg,
-        k: u16,
-    },
-    IsArray {
-        more: bool,
-        src: Reg,
-        len: u16,
-    },
-    IsObject {
-        src: Reg,
-    },
-    HasKey {
-        src: Reg,
-        name: u16,
-    },
-    Confident {
-        src: Reg,
-        threshold: Reg,
-    },
+    IsValue { src: Reg, k: u16 },
+    IsArray { more: bool, src: Reg, len: u16 },
+    IsObject { src: Reg },
+    HasKey { src: Reg, name: u16 },
+    Confident { src: Reg, threshold: Reg },
     /// The value without its confidence.
-    Peel {
-        dst: Reg,
-        src: Reg,
-    },
+    Peel { dst: Reg, src: Reg },
 
-    TryStart {
-        reg: Reg,
-        to: u32,
-    },
+    TryStart { reg: Reg, to: u32 },
     /// Waits for the effects asked for since the matching start, raises what failed unseen, ends the protection.
-    TryEnd {
-        wait: bool,
-    },
+    TryEnd { wait: bool },
     /// The message of the caught error.
-    Message {
-        dst: Reg,
-        src: Reg,
-    },
-    Rethrow {
-        src: Reg,
-    },
+    Message { dst: Reg, src: Reg },
+    Rethrow { src: Reg },
     /// Waits for a pending value.
-    Force {
-        reg: Reg,
-    },
+    Force { reg: Reg },
 
-    Import {
-        module: u16,
-    },
-    ImportName {
-        dst: Reg,
-        module: u16,
-        name: u16,
-    },
-    ImportAll {
-        dst: Reg,
-        module: u16,
-    },
-    Export {
-        src: Reg,
-        module: u16,
-        name: u16,
-    },
-    ExportAll {
-        module: u16,
-        from: u16,
-    },
+    Import { module: u16 },
+    ImportName { dst: Reg, module: u16, name: u16 },
+    ImportAll { dst: Reg, module: u16 },
+    Export { src: Reg, module: u16, name: u16 },
+    ExportAll { module: u16, from: u16 },
     /// The file's code is done.
-    ModuleEnd {
-        module: u16,
-    },
-    Raise {
-        error: u32,
-    },
+    ModuleEnd { module: u16 },
+    Raise { error: u32 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

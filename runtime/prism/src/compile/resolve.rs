@@ -11,7 +11,7 @@ use crate::ast::*;
 use crate::lexer::Symbol;
 use std::collections::{HashMap, HashSet};
 
-pub(super) type VarId = u32;
+pub(crate) type VarId = u32;
 pub(super) type FuncId = u32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,31 +29,31 @@ pub(crate) enum VarKind {
 }
 
 impl VarKind {
-    pub(super) fn constant(self) -> bool {
+    pub(crate) fn constant(self) -> bool {
         matches!(self, VarKind::Const | VarKind::Import)
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Var {
-    pub(super) name: Symbol,
+pub(crate) struct Var {
+    pub(crate) name: Symbol,
     pub(super) func: FuncId,
-    pub(super) kind: VarKind,
+    pub(crate) kind: VarKind,
     /// In the outermost scope of a file.
     pub(super) top: bool,
     /// Used by a function other than its own.
     pub(super) captured: bool,
     /// Assigned after its declaration.
-    pub(super) assigned: bool,
+    pub(crate) assigned: bool,
     /// Captured or read before its declaration has run.
     pub(super) early: bool,
-    pub(super) read: bool,
-    pub(super) ident: Option<Ident>,
+    pub(crate) read: bool,
+    pub(crate) ident: Option<Ident>,
 }
 
 /// What an occurrence of a name means.
 #[derive(Clone, Debug)]
-pub(super) enum Use {
+pub(crate) enum Use {
     /// `check`: it may not exist or not be initialised when this runs.
     Var {
         var: VarId,
@@ -62,7 +62,7 @@ pub(super) enum Use {
     /// The first that exists; the last is looked at in any case.
     Chain(Box<[VarId]>),
     /// A second declaration in one scope.
-    Redeclared(VarId),
+    Redeclared,
     Nothing,
 }
 
@@ -98,15 +98,15 @@ struct Deferred {
     definite: bool,
 }
 
-pub(super) struct Resolved {
-    pub(super) vars: Vec<Var>,
-    pub(super) uses: Vec<Use>,
+pub(crate) struct Resolved {
+    pub(crate) vars: Vec<Var>,
+    pub(crate) uses: Vec<Use>,
     pub(super) funcs: Vec<FuncScope>,
     /// Functions by where they start.
     pub(super) by_span: HashMap<(u32, u32), FuncId>,
     /// Main function of each file.
     pub(super) mains: Vec<FuncId>,
-    pub(super) redeclared: Vec<(Ident, VarId)>,
+    pub(crate) redeclared: Vec<(Ident, VarId)>,
 }
 
 struct Resolver<'a> {
@@ -121,7 +121,7 @@ struct Resolver<'a> {
     root: FuncId,
 }
 
-pub(super) fn resolve(files: &[Loaded], idents: u32, profile: Profile) -> Resolved {
+pub(crate) fn resolve(files: &[Loaded], idents: u32, profile: Profile) -> Resolved {
     let mut resolver = Resolver {
         files,
         profile,
@@ -223,7 +223,7 @@ impl Resolver<'_> {
                 (var.assigned, var.kind) = (true, kind);
             }
             Some((var, State::Declared)) => {
-                self.out.uses[ident.id as usize] = Use::Redeclared(var);
+                self.out.uses[ident.id as usize] = Use::Redeclared;
                 self.out.redeclared.push((*ident, var));
             }
             None => {

@@ -315,15 +315,19 @@ impl Vm {
                 return self.effectful(native, &args);
             }
             _ => {
-                let value = builtins::pure(native, args)?;
-                let bytes = value.bytes();
-                let items = match &value {
-                    Val::Arr(array) => array.items().len(),
-                    Val::Str(s) => s.len() / 16,
-                    _ => 0,
-                };
-                self.charge(bytes)?;
-                self.spend(items / 4)?;
+                let mut work = 0;
+                for arg in args {
+                    if native.deep() {
+                        arg.check_weight()?;
+                        work += arg.meta().weight as usize;
+                    } else {
+                        work += arg.plain().as_items().map_or(0, <[Val]>::len);
+                    }
+                }
+                self.spend(work / 8)?;
+                let value = builtins::pure(native, &self.stack[at..at + n])?;
+                self.charge(value.bytes())?;
+                self.spend(value.as_items().map_or(0, <[Val]>::len) / 8)?;
                 value
             }
         };
@@ -382,7 +386,7 @@ pub(crate) fn bad_argument(native: Native, wanted: &str, found: &Val) -> Box<Rai
 }
 
 #[cold]
-pub(super) fn wrong_arity(name: &str, (least, most): (usize, usize), given: usize) -> Box<Raise> {
+pub(crate) fn wrong_arity(name: &str, (least, most): (usize, usize), given: usize) -> Box<Raise> {
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let takes = match (least, most) {
         (0, 0) => "no arguments".to_string(),

@@ -43,9 +43,10 @@ impl Vm {
                 let mut all: Vec<&str> = known.collect();
                 builtins::global_names(profile).chain(HOST_NAMES).for_each(|n| all.push(n));
                 let raise = undefined(name);
-                Err(match closest(name, all) {
-                    Some(near) => raise.hint(format!("did you mean `{near}`?")).into(),
-                    None => raise.into(),
+                Err(match (builtins::foreign(name), closest(name, all)) {
+                    (Some(hint), _) => raise.hint(hint).into(),
+                    (None, Some(near)) => raise.hint(format!("did you mean `{near}`?")).into(),
+                    (None, None) => raise.into(),
                 })
             }
             Val::Uninit => Err(uninitialized(name).into()),
@@ -540,11 +541,6 @@ impl Vm {
         let rest: Object = rest.map(|(k, v)| (Arc::clone(k), v.clone())).collect();
         self.charge(72 + 48 * rest.len() as u64)?;
         Val::object(rest)
-    }
-
-    /// Whether the value has at least this confidence. Parts are asked by their own tests.
-    pub(super) fn confident_at(&self, at: usize, limit: f64) -> bool {
-        self.stack[at].certainty() >= limit
     }
 
     // Modules.

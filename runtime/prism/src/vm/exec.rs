@@ -1,11 +1,12 @@
 //! The loop that runs instructions. Numbers and plain data take the short way here; everything else goes through the
 //! slower functions of the other modules.
 
-use super::{Flow, Frame, FrameKind, Handler, Ran, Ret, Trap, Vm, Wrap};
+use super::rare::After;
+use super::{Flow, Frame, FrameKind, Ran, Ret, Trap, Vm, Wrap};
 use crate::ast::BinOp;
-use crate::compile::{Capture, LevelOf, Op, Proto};
+use crate::compile::{Capture, Op, Proto};
 use crate::diagnostic::Raise;
-use crate::value::{Array, Body, Object, Val};
+use crate::value::{Body, Object, Val};
 use std::sync::Arc;
 
 impl Vm {
@@ -103,10 +104,10 @@ impl Vm {
                     Op::Int { dst, value } => get!(dst) = Val::Num(f64::from(value)),
                     Op::Move { dst, src } => get!(dst) = get!(src).clone(),
                     Op::Take { dst, src } => get!(dst) = std::mem::replace(&mut get!(src), Val::Null),
-                    Op::Reset { dst, uninit } => get!(dst) = if uninit { Val::Uninit } else { Val::Unset },
                     Op::Check { reg, name } => {
                         if let Val::Unset | Val::Uninit | Val::Lazy(_) = get!(reg) {
-                            get!(reg) = tri!(self.readable(&get!(reg).clone(), &names[name as usize].text));
+                            let value = get!(reg).clone();
+                            get!(reg) = tri!(self.readable(&value, &names[name as usize].text));
                         }
                     }
                     Op::GetGlobal { raw, dst, g } => {
@@ -150,11 +151,6 @@ impl Vm {
                             tri!(writable(&self.cells[cell], name));
                         }
                         self.cells[cell] = std::mem::replace(&mut get!(src), Val::Null);
-                    }
-                    Op::NewCell { dst, uninit } => {
-                        let value = if uninit { Val::Uninit } else { Val::Unset };
-                        let cell = tri!(self.new_cell(value));
-                        get!(dst) = Val::Cell(cell);
                     }
                     Op::GetCell { raw, dst, cell } => {
                         let value = self.cells[cell_of(&get!(cell))].clone();
@@ -405,12 +401,6 @@ impl Vm {
                         tri!(self.charge(48 + 16 * u64::from(n)));
                         get!(dst) = tri!(Val::array(items));
                     }
-                    Op::Extend { arr, first, n } => {
-                        let items = self.take_all(at!(first), n as usize);
-                        tri!(self.extend_at(at!(arr), items));
-                    }
-                    Op::SpreadInto { args, arr, src } => tri!(self.spread_into(args, at!(arr), at!(src))),
-                    Op::Append { dst, first, n } => tri!(self.append_at(at!(dst), at!(first), n as usize)),
                     Op::PushIn { skip, arr, first, n } => {
                         if let Val::Arr(_) = get!(arr) {
                             let items = self.take_all(at!(first), n as usize);
@@ -427,22 +417,6 @@ impl Vm {
                         let values = self.take_all(at!(first), n);
                         tri!(self.charge(72 + 16 * n as u64));
                         get!(dst) = tri!(Val::object(Object::with_shape(Arc::clone(shape), values)));
-                    }
-                    Op::SetKey { obj, src, name } => {
-                        let value = get!(src).clone();
-                        tri!(self.set_key(at!(obj), &names[name as usize].text, value));
-                    }
-                    Op::SpreadKeys { obj, src } => tri!(self.spread_keys(at!(obj), at!(src))),
-
-                    Op::IterStart { base: iter, src } => {
-                        tri!(self.force_at(at!(src)));
-                        let value = get!(src).plain().clone();
-                        if !matches!(value, Val::Arr(_)) {
-                            let message = format!("`for` needs an array to walk, not {}", value.described());
-                            tri!(Err(Raise::new("not_iterable", message)));
-                        }
-                        get!(iter) = value;
-                        get!(iter + 1) = Val::Num(0.0);
                     }
                     Op::IterNext { base: iter, dst } => {
                         let (Val::Arr(array), Val::Num(i)) = (&get!(iter), &get!(iter + 1)) else {
@@ -466,131 +440,21 @@ impl Vm {
                         let Val::Num(i) = get!(iter + 1) else { unreachable!("prepared by IterStart") };
                         get!(dst) = Val::Num(i - 1.0);
                     }
-
-                    Op::Level { of, dst, src } => {
-                        tri!(self.force_at(at!(src)));
-                        let level = match (get!(src).confidence(), of) {
-                            (Some(c), _) => level(c),
-                            (None, LevelOf::Plain) => 0.0,
-                            (None, LevelOf::Keep) => continue,
-                            (None, LevelOf::Strict) => tri!(Err(plain_condition())),
-                        };
-                        get!(dst) = Val::Num(level);
-                    }
-                    Op::Combine { how, dst, left, right } => {
-                        tri!(self.combine_at(how, at!(dst), at!(left), at!(right)));
-                    }
-
-                    Op::Unpack { array, src } => tri!(self.unpackable(array, at!(src))),
-                    Op::Elem { dst, src, i } => {
-                        let value = get!(src).as_items().and_then(|items| items.get(i as usize));
-                        get!(dst) = value.cloned().unwrap_or(Val::Null);
-                    }
-                    Op::Prop { dst, src, name } => {
-                        match get!(src).get(&names[name as usize].text).cloned() {
-                            Some(value) => get!(dst) = value,
-                            None => {
-                                get!(dst) = Val::Null;
-                                pc += 1;
-                            }
-                        };
-                    }
-                    Op::Threshold { reg } => {
-                        tri!(self.force_at(at!(reg)));
-                        tri!(super::data::destructuring_threshold(&get!(reg)));
-                    }
-                    Op::Weak { empty, reg, threshold } => tri!(self.weaken(empty, at!(reg), at!(threshold))),
-                    Op::RestArray { dst, src, from } => {
-                        let items = get!(src).as_items().unwrap_or(&[]);
-                        let rest = items.get(from as usize..).unwrap_or(&[]).to_vec();
-                        tri!(self.charge(48 + 16 * rest.len() as u64));
-                        tri!(self.spend(rest.len() / 8));
-                        get!(dst) = Val::Arr(Arc::new(Array::new(rest)));
-                    }
-                    Op::RestObject { dst, src, keys } => {
-                        get!(dst) = tri!(self.rest_object(at!(src), &consts[keys as usize]));
-                    }
-                    Op::Sift { reg, threshold } => tri!(self.sift(at!(reg), at!(threshold))),
-
-                    Op::IsValue { src, k } => {
-                        let is = crate::value::strict_equal(&get!(src), &consts[k as usize]);
-                        branch!(!is);
-                    }
-                    Op::IsArray { more, src, len } => {
-                        let is = get!(src).as_items().is_some_and(|items| match more {
-                            true => items.len() >= len as usize,
-                            false => items.len() == len as usize,
-                        });
-                        branch!(!is);
-                    }
-                    Op::IsObject { src } => branch!(!matches!(get!(src), Val::Obj(_))),
-                    Op::HasKey { src, name } => {
-                        branch!(get!(src).get(&names[name as usize].text).is_none());
-                    }
-                    Op::Confident { src, threshold } => {
-                        let limit = get!(threshold).plain().as_num().unwrap_or(1.0);
-                        tri!(self.settle_at(at!(src)));
-                        branch!(!self.confident_at(at!(src), limit));
-                    }
-                    Op::Peel { dst, src } => get!(dst) = get!(src).plain().clone(),
-
-                    Op::TryStart { reg, to } => {
-                        let mark = self.next_effect;
-                        self.handlers.push(Handler { frame: at as u32, target: to, reg, mark });
-                    }
-                    Op::TryEnd { wait } => {
-                        if wait {
-                            tri!(self.end_try());
-                        }
-                        self.handlers.pop();
-                        if self.handlers.is_empty() {
-                            self.watched.clear();
-                        }
-                    }
-                    Op::Message { dst, src } => {
-                        let Val::Error(thrown) = &get!(src) else { unreachable!("a handler's register") };
-                        get!(dst) = Val::str(thrown.raise.message.as_str());
-                    }
-                    Op::Rethrow { src } => {
-                        let Val::Error(thrown) = &get!(src) else { unreachable!("a handler's register") };
-                        let thrown = Arc::clone(thrown);
+                    op => {
                         park!(pc);
-                        return Err(Trap::Rethrow(thrown));
-                    }
-                    Op::Force { reg } => tri!(self.force_at(at!(reg))),
-
-                    Op::Import { module } => {
-                        park!(pc);
-                        if tri!(self.import(module)) {
-                            continue 'frame;
+                        match tri!(self.rare(op, base, at)) {
+                            After::Next => {}
+                            After::Branch(taken) => branch!(taken),
+                            After::Skip => pc += 1,
+                            After::Frame => continue 'frame,
                         }
-                    }
-                    Op::ImportName { dst, module, name } => {
-                        get!(dst) = tri!(self.imported(module, &names[name as usize].text));
-                    }
-                    Op::ImportAll { dst, module } => {
-                        get!(dst) = Val::Obj(Arc::new(self.modules[module as usize].exports.clone()));
-                    }
-                    Op::Export { src, module, name } => {
-                        let value = get!(src).clone();
-                        tri!(self.export(module, &names[name as usize].text, value));
-                    }
-                    Op::ExportAll { module, from } => tri!(self.export_all(module, from)),
-                    Op::ModuleEnd { module } => {
-                        self.modules[module as usize].state = super::ModuleState::Done
-                    }
-                    Op::Raise { error } => {
-                        let text = &program.code.errors[error as usize];
-                        let mut raise = Raise::new(text.code, text.message.clone());
-                        raise.hint.clone_from(&text.hint);
-                        tri!(Err(raise));
                     }
                 }
             }
         }
     }
 
-    fn take_all(&mut self, first: usize, n: usize) -> Vec<Val> {
+    pub(super) fn take_all(&mut self, first: usize, n: usize) -> Vec<Val> {
         self.stack[first..first + n].iter_mut().map(|v| std::mem::replace(v, Val::Null)).collect()
     }
 }
@@ -598,11 +462,8 @@ impl Vm {
 /// Whole numbers are common, and their remainder is much cheaper than the general one.
 fn remainder(x: f64, y: f64) -> f64 {
     const EXACT: f64 = 4_503_599_627_370_496.0;
-    if x >= 0.0 && x < EXACT && y > 0.0 && y < EXACT && x.trunc() == x && y.trunc() == y {
-        ((x as u64) % (y as u64)) as f64
-    } else {
-        x % y
-    }
+    let whole = |v: f64| (0.0..EXACT).contains(&v) && v.trunc() == v;
+    if whole(x) && whole(y) && y > 0.0 { ((x as u64) % (y as u64)) as f64 } else { x % y }
 }
 
 fn captured(callee: &Val, i: u16) -> &Val {
@@ -633,24 +494,4 @@ fn writable(value: &Val, name: &str) -> Result<(), Box<Raise>> {
         Val::Uninit => Err(super::data::uninitialized(name)),
         _ => Ok(()),
     }
-}
-
-/// 0 high, 1 medium, 2 low.
-fn level(confidence: f64) -> f64 {
-    if confidence >= 0.7 {
-        0.0
-    } else if confidence >= 0.5 {
-        1.0
-    } else {
-        2.0
-    }
-}
-
-#[cold]
-fn plain_condition() -> Box<Raise> {
-    Raise::new(
-        "uncertain_needs_confidence",
-        "`uncertain if` needs a condition with a confidence, and this one is plain",
-    )
-    .hint("attach one with `condition ~> 0.8`, or use `if`")
 }

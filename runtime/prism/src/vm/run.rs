@@ -157,7 +157,7 @@ impl Run {
                     Ok(None) => return,
                     Err(trap) => match self.vm.trapped(trap) {
                         Ok(()) => continue,
-                        Err(fault) => Step::Failed(fault),
+                        Err(fault) => Step::Failed(*fault),
                     },
                 },
                 _ => match self.vm.exec() {
@@ -169,7 +169,7 @@ impl Run {
                     }
                     Err(trap) => match self.vm.trapped(trap) {
                         Ok(()) => continue,
-                        Err(fault) => Step::Failed(fault),
+                        Err(fault) => Step::Failed(*fault),
                     },
                 },
             };
@@ -282,21 +282,22 @@ impl Vm {
                     return false;
                 }
             }
-            Waiting::Any => {}
+            Waiting::Any(arrivals) if self.arrivals == *arrivals => return false,
+            Waiting::Any(_) => {}
         }
         self.waiting = Waiting::Nothing;
         true
     }
 
     /// Handles what stopped the machine: waits, or finds a handler, or says how the run failed.
-    fn trapped(&mut self, trap: Trap) -> Result<(), Fault> {
+    fn trapped(&mut self, trap: Trap) -> Result<(), Box<Fault>> {
         let thrown = match trap {
             Trap::Wait(slots) => {
                 self.waiting = Waiting::All(slots);
                 return Ok(());
             }
             Trap::WaitAny => {
-                self.waiting = Waiting::Any;
+                self.waiting = Waiting::Any(self.arrivals);
                 return Ok(());
             }
             Trap::Raise(raise) => {
@@ -308,7 +309,7 @@ impl Vm {
         if thrown.raise.catchable() && self.unwind(&thrown) {
             return Ok(());
         }
-        Err(thrown.fault.clone())
+        Err(Box::new(thrown.fault.clone()))
     }
 
     fn unwind(&mut self, thrown: &Arc<Thrown>) -> bool {
@@ -375,7 +376,7 @@ impl Vm {
         }
         self.settle_at(0)?;
         if !self.outstanding.is_empty() {
-            self.waiting = Waiting::Any;
+            self.waiting = Waiting::Any(self.arrivals);
             return Ok(None);
         }
         if let Some(raise) = self.insist.iter().find_map(|s| s.unseen_failure()) {

@@ -67,7 +67,7 @@ fn memory_is_bounded() {
         "o = {}\nn = 0\nwhile true { n += 1\no = {...o, a: {b: o.a, c: n}} }",
         "s = \"0123456789\"\nxs = range(100000).map(x => s + x)\nys = range(100000).map(x => s + x)\nwhile true { s += s }",
         "fs = []\nf = x => { let y = x\nreturn () => { y = y + 1\nreturn y } }\nwhile true { fs = fs.push(f(1)) }",
-        "s = \"x\"\ns = s + s\ns = s + s\n".to_string().repeat(20).as_str(),
+        &("s = \"x\"\n".to_string() + &"s = s + s\n".repeat(60)),
         "xs = range(100000)\nwhile true { xs = xs.concat(xs) }",
         "xs = range(100000)\nys = [xs, xs].map(a => a.map(b => [b]))\nzs = [ys, ys].map(a => a.map(b => b.map(c => [c])))",
     ] {
@@ -127,7 +127,7 @@ fn shared_data_does_not_explode() {
 
 /// Runs on a thread with a small stack, as a server's would be.
 fn on_small_stack(test: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap().join().unwrap();
+    std::thread::Builder::new().stack_size(2 << 20).spawn(test).expect("a thread").join().expect("no panic");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn deep_sources_are_refused() {
             "1 ? ".repeat(n),
             "1 ? 2 : ".repeat(n) + "3",
             "2 ** ".repeat(n) + "2",
-            "let [".repeat(1) + &"[".repeat(n),
+            "let [".to_string() + &"[".repeat(n),
             "match 1 { ".to_string() + &"[".repeat(n),
             "try {".repeat(n),
             "while 1 ".repeat(n) + "1",

@@ -4,7 +4,7 @@ use parallax_prism::{CompileOptions, EffectKind, Host, Outcome, Profile, Program
 use serde_json::Value as Json;
 
 /// What a program gives: its value as tagged JSON, or `kind code` of its error.
-pub fn eval_in(profile: Profile, source: &str) -> Result<Json, String> {
+pub(crate) fn eval_in(profile: Profile, source: &str) -> Result<Json, String> {
     let options = CompileOptions { name: "/main.prism".into(), profile, modules: None };
     let program = match Program::compile(source, &options) {
         Ok(program) => program,
@@ -29,7 +29,7 @@ pub fn eval_in(profile: Profile, source: &str) -> Result<Json, String> {
                     outcomes.push((effect.id, outcome));
                 }
             }
-            Step::Done(value) => return Ok(serde_json::to_value(&value).unwrap()),
+            Step::Done(value) => return Ok(serde_json::to_value(&value).expect("values are JSON")),
             Step::Failed(fault) => return Err(format!("runtime {}", fault.code)),
         }
     }
@@ -48,7 +48,9 @@ fn check(profile: Profile, source: &str, expected: &str) {
 
 fn near(a: &Json, b: &Json) -> bool {
     match (a, b) {
-        (Json::Number(a), Json::Number(b)) => (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-9,
+        (Json::Number(a), Json::Number(b)) => {
+            a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| (a - b).abs() < 1e-9)
+        }
         (Json::Array(a), Json::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| near(a, b)),
         // In order: an object keeps its keys as they were given.
         (Json::Object(a), Json::Object(b)) => {
@@ -60,22 +62,22 @@ fn near(a: &Json, b: &Json) -> bool {
 
 /// Both profiles give this: JSON (a confident value is `{"$value", "$confidence"}`), or `runtime code`, `parse code`.
 #[track_caller]
-pub fn both(source: &str, expected: &str) {
+pub(crate) fn both(source: &str, expected: &str) {
     check(Profile::Strict, source, expected);
     check(Profile::Pattern, source, expected);
 }
 
 #[track_caller]
-pub fn strict(source: &str, expected: &str) {
+pub(crate) fn strict(source: &str, expected: &str) {
     check(Profile::Strict, source, expected);
 }
 
 #[track_caller]
-pub fn pattern(source: &str, expected: &str) {
+pub(crate) fn pattern(source: &str, expected: &str) {
     check(Profile::Pattern, source, expected);
 }
 
 /// `value ~> confidence` as JSON.
-pub fn sure(value: &str, confidence: f64) -> String {
+pub(crate) fn sure(value: &str, confidence: f64) -> String {
     format!(r#"{{"$value": {value}, "$confidence": {confidence}}}"#)
 }

@@ -312,7 +312,10 @@ impl Watch {
     }
 }
 
-fn load(connection: &Connection) -> Result<(Revision, Vec<Entry>, Vec<(String, Duration)>)> {
+/// The revision, all entries, and each lease with its time to live.
+type Stored = (Revision, Vec<Entry>, Vec<(String, Duration)>);
+
+fn load(connection: &Connection) -> Result<Stored> {
     let revision = connection.query_row("SELECT value FROM revision", [], |row| row.get(0))?;
     let entries = connection
         .prepare("SELECT key, value, revision, lease FROM entries")?

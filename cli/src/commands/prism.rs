@@ -1,0 +1,16 @@
+//! `parallax prism`: the language's own tools. None of them needs a control plane.
+
+mod check;
+mod perform;
+mod run;
+mod source;
+
+use super::print;
+use crate::{args::Prism, exit::Result};
+
+pub(super) async fn run(command: &Prism) -> Result {
+    match command {
+        Prism::Test { file } => check::run(file),
+        Prism::Run(options) => run::run(options).await,
+    }
+}

@@ -1,0 +1,100 @@
+//! Runs a program to its end on this machine alone: time and chance are real, agents, patterns and models there are
+//! none.
+
+use std::time::Duration;
+
+use parallax_prism::{Effect, EffectId, EffectKind, Fault, Outcome, Run, Step, Value};
+use parallax_runtime::env::{Env, System};
+use tokio::time::Instant;
+
+/// As good as forever, and an instant that every clock can represent.
+const LONGEST_SLEEP: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Why a run gave no value.
+pub(super) enum Trouble {
+    /// The script's own error.
+    Fault(Fault),
+    /// It asks for what only the planes can do.
+    Beyond { effect: Effect, what: String },
+}
+
+/// A run with what it waits for and what it was told.
+pub(super) struct Performance {
+    run: Run,
+    /// Sleeps that have not ended.
+    timers: Vec<(Instant, EffectId)>,
+    shown: usize,
+    /// Every outcome in its order: what rebuilds the run.
+    pub(super) journal: Vec<(EffectId, Outcome)>,
+}
+
+impl Performance {
+    pub(super) fn new(run: Run) -> Self {
+        Self { run, timers: Vec::new(), shown: 0, journal: Vec::new() }
+    }
+
+    /// Steps until the run ends, and shows every line when it is printed.
+    pub(super) async fn finish(&mut self, mut show: impl FnMut(&str)) -> Result<Value, Trouble> {
+        let mut outcomes = Vec::new();
+        loop {
+            let step = self.run.step(std::mem::take(&mut outcomes));
+            for line in &self.run.output()[self.shown..] {
+                show(line);
+            }
+            self.shown = self.run.output().len();
+            match step {
+                Step::Done(value) => return Ok(value),
+                Step::Failed(fault) => return Err(Trouble::Fault(fault)),
+                Step::Need { effects, cancelled } => {
+                    self.timers.retain(|(_, id)| !cancelled.contains(id));
+                    for effect in effects {
+                        let id = effect.id;
+                        if let Some(outcome) = self.perform(effect)? {
+                            outcomes.push((id, outcome));
+                        }
+                    }
+                }
+            }
+            if outcomes.is_empty() {
+                outcomes.push(self.next_timer().await);
+            }
+            self.journal.extend(outcomes.iter().cloned());
+        }
+    }
+
+    /// Its outcome, unless that takes time.
+    fn perform(&mut self, effect: Effect) -> Result<Option<Outcome>, Trouble> {
+        let what = match &effect.kind {
+            EffectKind::Now => {
+                let millis = System.now().as_millisecond() as f64;
+                return Ok(Some(Outcome::Value(Value::from(millis))));
+            }
+            EffectKind::Random => {
+                // The 53 bits that a float between 0 and 1 has room for.
+                let chance = (System.random() >> 11) as f64 / (1_u64 << 53) as f64;
+                return Ok(Some(Outcome::Value(Value::from(chance))));
+            }
+            EffectKind::Sleep { ms } => {
+                let length = Duration::from_millis(*ms).min(LONGEST_SLEEP);
+                self.timers.push((Instant::now() + length, effect.id));
+                return Ok(None);
+            }
+            EffectKind::Invoke { agent, .. } => format!("ask agent {agent}"),
+            EffectKind::Pattern { name, .. } => format!("run pattern {name}"),
+            EffectKind::Llm { .. } => "ask a language model".to_owned(),
+        };
+        Err(Trouble::Beyond { effect, what })
+    }
+
+    /// Waits for the sleep that ends first.
+    async fn next_timer(&mut self) -> (EffectId, Outcome) {
+        let first = self.timers.iter().enumerate().min_by_key(|(_, timer)| **timer).map(|(at, _)| at);
+        let Some(first) = first else {
+            // A run that waits has asked for something, and all that was not answered at once is a sleep.
+            return std::future::pending().await;
+        };
+        let (end, id) = self.timers.swap_remove(first);
+        tokio::time::sleep_until(end).await;
+        (id, Outcome::Value(Value::null()))
+    }
+}

@@ -1,0 +1,65 @@
+//! `parallax prism run`.
+
+use parallax_prism::{CompileOptions, Diagnostic, Host, Profile, Program, Value};
+
+use super::{
+    perform::{Performance, Trouble},
+    print, source,
+};
+use crate::{
+    args::PrismRun,
+    exit::{Exit, Result},
+    render::value as rendered,
+};
+
+/// Runs a program without agents, prints what it prints, and then its value with its confidence.
+pub(super) async fn run(options: &PrismRun) -> Result {
+    let text = source::read(&options.file)?;
+    let data = match &options.input {
+        None => Value::null(),
+        Some(input) => {
+            let json =
+                serde_json::from_str(input).map_err(|e| Exit::usage(format!("--input is not JSON: {e}")))?;
+            Value::from_json(&json)
+        }
+    };
+    let profile = if options.strict { Profile::Strict } else { Profile::Pattern };
+    let name = options.file.display().to_string();
+    let program = source::compile(&text, &CompileOptions { name, profile, modules: None })?;
+    let mut performance = Performance::new(program.start(Host { data, ..Host::default() }));
+    match performance.finish(|line| print(line)).await {
+        Ok(value) => {
+            print(result(&value));
+            Ok(())
+        }
+        Err(trouble) => Err(Exit::failed(explained(&trouble, &program))),
+    }
+}
+
+/// `value ~ confidence`; a plain value has a dash in its place.
+pub(super) fn result(value: &Value) -> String {
+    let confidence = value.confidence().map_or_else(|| "–".to_owned(), |confidence| format!("{confidence}"));
+    format!("{} ~ {confidence}", rendered(&value.to_json()))
+}
+
+/// What went wrong, with the line where it did.
+pub(super) fn explained(trouble: &Trouble, program: &Program) -> String {
+    match trouble {
+        Trouble::Fault(fault) => {
+            let source = program_source(program, &fault.file);
+            format!("the program failed\n{}", Diagnostic::render(fault, source).trim_end())
+        }
+        Trouble::Beyond { effect, what } => {
+            let (name, source) = program.file(effect.span.file).unwrap_or_default();
+            let (line, column) = parallax_prism::line_column(source, effect.span.start);
+            let advice = "without the planes: put the file into the pattern directory and use `parallax run`";
+            format!("{name}:{line}:{column}: this would {what}, which cannot be done {advice}")
+        }
+    }
+}
+
+/// The text of the program's file of this name.
+fn program_source<'a>(program: &'a Program, name: &str) -> &'a str {
+    let mut files = (0..).map_while(|number| program.file(number));
+    files.find(|(known, _)| *known == name).map_or("", |(_, source)| source)
+}

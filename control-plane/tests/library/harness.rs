@@ -1,0 +1,150 @@
+//! Plays a pattern of the library against scripted agents: no network, no time, no chance.
+
+use std::path::Path;
+
+use parallax_control_plane::{Pattern, kebab};
+use parallax_prism::{AgentInfo, Answer, EffectKind, Host, Limits, Outcome, Step, Value};
+use serde_json::Value as Json;
+
+/// One question, as the agent got it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub agent: String,
+    pub task: String,
+    pub data: Json,
+}
+
+/// An answer with its confidence; `None` is an agent that fails.
+pub type Said = Option<(Json, f64)>;
+
+pub fn says(value: impl Into<Json>, confidence: f64) -> Said {
+    Some((value.into(), confidence))
+}
+
+/// What came of a run, and what it took.
+pub struct Played {
+    pub result: Json,
+    pub confidence: f64,
+    pub calls: Vec<Call>,
+    /// Who was asked, in order: those in flight together beside each other, ` | ` between one time and the next.
+    pub asked: String,
+}
+
+impl Played {
+    pub fn decision(&self) -> &Json {
+        &self.result["decision"]
+    }
+
+    /// The result's confidence is this one, but for what doubles cannot hold.
+    pub fn sure(&self, expected: f64) {
+        near(self.confidence, expected);
+    }
+}
+
+pub fn near(found: f64, expected: f64) {
+    assert!((found - expected).abs() < 1e-9, "{found} is not {expected}");
+}
+
+/// An agent of this id, expertise and capabilities.
+pub fn agent(id: &str, expertise: f64, capabilities: &[&str]) -> AgentInfo {
+    AgentInfo {
+        id: id.to_owned(),
+        name: id.to_uppercase(),
+        capabilities: capabilities.iter().map(|&capability| capability.to_owned()).collect(),
+        expertise,
+        ..AgentInfo::default()
+    }
+}
+
+/// Agents of equal expertise, by ids between blanks.
+pub fn equals(ids: &str) -> Vec<AgentInfo> {
+    ids.split(' ').map(|id| agent(id, 1.0, &[])).collect()
+}
+
+/// Agents by expertise, the first the most expert.
+pub fn ranked(ids: &str) -> Vec<AgentInfo> {
+    ids.split(' ').enumerate().map(|(i, id)| agent(id, 0.9 - 0.1 * i as f64, &[])).collect()
+}
+
+/// Agents that always say the same, each its own; those that are not in the list fail.
+pub fn fixed(answers: &[(&str, Json, f64)]) -> impl FnMut(&Call) -> Said + use<> {
+    let answers: Vec<_> =
+        answers.iter().map(|(id, value, c)| ((*id).to_owned(), value.clone(), *c)).collect();
+    move |call| answers.iter().find(|(id, ..)| *id == call.agent).map(|(_, value, c)| (value.clone(), *c))
+}
+
+/// A pattern from its file.
+pub fn pattern(name: &str) -> Pattern {
+    let file = format!("{}.prism", kebab(name));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../patterns").join(&file);
+    let script = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{file}: {e}"));
+    Pattern::parse(&file, &script).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// In which order answers arrive that were asked for together.
+#[derive(Clone, Copy)]
+pub enum Order {
+    AsAsked,
+    LastFirst,
+}
+
+/// Plays a pattern to its end, the answers arriving last first.
+pub fn play(name: &str, input: Json, agents: Vec<AgentInfo>, answer: impl FnMut(&Call) -> Said) -> Played {
+    play_in(Order::LastFirst, name, input, agents, answer)
+}
+
+pub fn play_in(
+    order: Order,
+    name: &str,
+    input: Json,
+    agents: Vec<AgentInfo>,
+    mut answer: impl FnMut(&Call) -> Said,
+) -> Played {
+    let pattern = pattern(name);
+    pattern.accept(&input).unwrap_or_else(|e| panic!("{e}"));
+    let mut run = pattern.program.start(Host {
+        globals: vec![],
+        agents,
+        task: Some(pattern.header.name.clone()),
+        data: Value::from_json(&input),
+        limits: Limits::default(),
+    });
+    let (mut outcomes, mut calls, mut waves) = (vec![], vec![], vec![]);
+    loop {
+        match run.step(std::mem::take(&mut outcomes)) {
+            Step::Need { effects, cancelled } => {
+                assert!(cancelled.is_empty() && !effects.is_empty(), "{name} waits for nothing");
+                let mut wave = vec![];
+                for effect in effects {
+                    let EffectKind::Invoke { agent, task, data, .. } = effect.kind else {
+                        panic!("{name} asks for {:?}", effect.kind)
+                    };
+                    let call = Call { agent, task, data: data.to_json() };
+                    let outcome = match answer(&call) {
+                        Some((value, confidence)) => Outcome::Answer(Answer {
+                            value: Value::from_json(&value),
+                            confidence: Some(confidence),
+                            reasoning: format!("{} has its reasons", call.agent),
+                            ..Answer::default()
+                        }),
+                        None => {
+                            Outcome::Failed { code: "unavailable".to_owned(), message: "gone".to_owned() }
+                        }
+                    };
+                    outcomes.push((effect.id, outcome));
+                    wave.push(call.agent.clone());
+                    calls.push(call);
+                }
+                if let Order::LastFirst = order {
+                    outcomes.reverse();
+                }
+                waves.push(wave.join(" "));
+            }
+            Step::Done(value) => {
+                let confidence = value.confidence().unwrap_or_else(|| panic!("{name} states no confidence"));
+                return Played { result: value.to_json(), confidence, calls, asked: waves.join(" | ") };
+            }
+            Step::Failed(fault) => panic!("{name}:{}: {}", fault.line, fault.message),
+        }
+    }
+}

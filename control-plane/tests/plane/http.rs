@@ -1,0 +1,141 @@
+//! The HTTP API, as REST clients that exist today reach it: HTTP/1.1 in plaintext from loopback.
+
+use serde_json::json;
+
+use crate::world::{Setup, World, register, registration, soon};
+
+async fn world() -> World {
+    let patterns = vec![("add", "({ sum: input.a + input.b }) ~> 0.5"), ("broken-off", "nothing.at.all")];
+    World::start_with(Setup { patterns, ..Setup::default() }).await
+}
+
+#[tokio::test]
+async fn health_tells_what_is_waited_for() {
+    let world = World::start_with(Setup { nodes_wanted: 1, ..Setup::default() }).await;
+    let health = world.get("/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (503, &json!("unhealthy")));
+    assert_eq!(health.json()["waitingFor"], json!(["data-plane nodes"]));
+    let ready = world.get("/health/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("data-plane nodes"), "{ready:?}");
+    assert_eq!(world.get("/health/live").await.status, 200);
+
+    let world = World::start().await;
+    soon(world.plane.readiness.ready()).await;
+    let health = world.get("/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("healthy")));
+    for field in ["timestamp", "version", "services"] {
+        assert!(!health.json()[field].is_null(), "{field}");
+    }
+    assert_eq!(world.get("/health/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn runs_are_counted() {
+    let world = world().await;
+    let run = world.http("POST", "/api/patterns/add/execute", "{\"input\": {\"a\": 1, \"b\": 2}}").await;
+    assert_eq!(run.status, 200, "{run:?}");
+    let metrics = world.get("/metrics").await;
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.head.contains("content-type: application/openmetrics-text"), "{}", metrics.head);
+    let count = metrics.body.lines().find(|line| line.starts_with("parallax_runs_started_total{")).unwrap();
+    assert!(count.contains("pattern=\"add\"") && count.ends_with(" 1"), "{count}");
+}
+
+#[tokio::test]
+async fn agents_are_listed() {
+    let world = World::start().await;
+    let mut registry = world.as_operator().await;
+    register(&mut registry, registration("a", &["tell", "translate"])).await;
+    register(&mut registry, registration("b", &["tell"])).await;
+    let agents = world.get("/api/agents").await.json();
+    assert_eq!((&agents["count"], &agents["byCapability"]), (&json!(2), &json!({"tell": 2, "translate": 1})));
+    assert!(agents["timestamp"].is_string());
+    let agent = &agents["agents"][0];
+    assert_eq!((&agent["id"], &agent["status"], &agent["endpoint"]), (&json!("a"), &json!("active"), &json!("127.0.0.1:7001")));
+    for field in ["name", "capabilities", "metadata", "lastSeen", "source"] {
+        assert!(!agent[field].is_null(), "{field}: {agent}");
+    }
+    assert_eq!(world.get("/api/agents/a").await.json(), *agent);
+    let problem = world.get("/api/agents/c").await.problem(404, "PARALLAX-REGISTRY-002");
+    assert!(problem.contains("\"c\""), "{problem}");
+}
+
+#[tokio::test]
+async fn patterns_are_listed() {
+    let world = world().await;
+    let patterns = world.get("/api/patterns").await.json();
+    let listed = patterns["patterns"].as_array().unwrap();
+    assert_eq!(patterns["count"], listed.len());
+    for name in ["add", "ConsensusBuilder", "ConfidenceCascade", "Voting"] {
+        assert!(listed.iter().any(|pattern| pattern["name"] == name), "{name}");
+    }
+    for spelling in ["consensus-builder", "consensus_builder", "ConsensusBuilder"] {
+        assert_eq!(world.get(&format!("/api/patterns/{spelling}")).await.json()["name"], "ConsensusBuilder");
+    }
+    let problem = world.get("/api/patterns/votin").await.problem(404, "PARALLAX-PATTERN-001");
+    assert!(problem.contains("did you mean voting"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_run_is_executed_and_found_again() {
+    let world = world().await;
+    let execute = async |name: &str| {
+        let path = format!("/api/patterns/{name}/execute");
+        let response = world.http("POST", &path, "{\"input\": {\"a\": 1, \"b\": 2}}").await;
+        assert_eq!(response.status, 200, "existing clients send any 5xx again: {response:?}");
+        assert!(response.json()["duration"].is_u64());
+        response.json()["execution"].clone()
+    };
+    let added = execute("add").await;
+    assert_eq!((&added["status"], &added["result"]), (&json!("completed"), &json!({"sum": 3})));
+    let failed = execute("broken-off").await;
+    assert_eq!(failed["status"], "failed");
+    assert!(failed["error"].as_str().unwrap().contains("nothing"), "{failed}");
+
+    let found = world.get(&format!("/api/executions/{}", added["id"].as_str().unwrap())).await.json();
+    assert_eq!((&found["result"], &found["input"]), (&added["result"], &json!({"a": 1, "b": 2})));
+    assert_eq!(found["journal"].as_array().unwrap().len(), 2, "{found}");
+    let page = world.get("/api/executions?limit=1").await.json();
+    assert_eq!((&page["total"], &page["executions"][0]["id"]), (&json!(2), &failed["id"]), "newest first");
+    let page = world.get("/api/executions?limit=1&offset=1").await.json();
+    assert_eq!((&page["offset"], &page["executions"][0]["id"]), (&json!(1), &added["id"]));
+    let page = world.get("/api/executions?status=failed").await.json();
+    assert_eq!((&page["total"], &page["executions"][0]["id"]), (&json!(1), &failed["id"]));
+    let page = world.get("/api/executions?pattern=Add").await.json();
+    assert_eq!((&page["total"], &page["executions"][0]["id"]), (&json!(1), &added["id"]));
+}
+
+#[tokio::test]
+async fn bad_requests_are_named() {
+    let world = world().await;
+    let execute = "/api/patterns/add/execute";
+    let body = async |text: &str| world.http("POST", execute, text).await.problem(400, "PARALLAX-API-001");
+    let problem = body("{\"input\": {}, \"optons\": {}}").await;
+    assert!(problem.contains("unknown field `optons`") && problem.contains("column"), "{problem}");
+    let problem = body("{\"options\": {\"timeout\": \"soon\"}}").await;
+    assert!(problem.contains("\"soon\"") && problem.contains("line 1"), "{problem}");
+    assert!(body("").await.starts_with("body: "));
+    let problem = world.http("POST", execute, "{\"options\": {\"stream\": true}}").await;
+    problem.problem(501, "PARALLAX-API-002");
+
+    for (query, named) in [
+        ("limit=0", "limit: 0 is not from 1 to 1000"),
+        ("limit=1001", "limit: 1001 is not from 1 to 1000"),
+        ("limit=many", "limit: \"many\" is not a whole number"),
+        ("offset=-1", "offset: \"-1\" is not a whole number"),
+        ("status=done", "status: status \"done\" is none of running"),
+        ("limt=3", "\"limt\" is unknown; known are limit"),
+    ] {
+        let problem = world.get(&format!("/api/executions?{query}")).await.problem(400, "PARALLAX-API-001");
+        assert!(problem.contains(named), "{problem}");
+    }
+    let problem = world.get("/api/executions/7").await.problem(400, "PARALLAX-API-001");
+    assert!(problem.contains("\"7\""), "{problem}");
+    let unknown = "/api/executions/0196a5b0-0000-7000-8000-000000000000";
+    assert!(world.get(unknown).await.problem(404, "PARALLAX-RUN-001").contains(&unknown[16..]));
+    let unserved = world.get("/api/nothing").await.problem(404, "PARALLAX-API-404");
+    assert!(unserved.contains("GET /api/nothing"), "{unserved}");
+    let unserved = world.http("DELETE", "/api/patterns", "").await.problem(404, "PARALLAX-API-404");
+    assert!(unserved.contains("DELETE /api/patterns"), "{unserved}");
+}

@@ -1,0 +1,384 @@
+//! What can be said about a program before it runs: names that do not exist, wrong numbers of arguments, code that is
+//! never reached, and what a pattern should have but has not.
+
+mod reach;
+
+use crate::ast::*;
+use crate::builtins::{self, HOST_NAMES, Native};
+use crate::compile::{CompileOptions, Loaded, Resolved, Use, VarId, VarKind, load, resolve};
+use crate::diagnostic::{Diagnostic, File, Kind, Span, closest};
+use crate::lexer::Names;
+use crate::value::Val;
+use std::collections::{BTreeSet, HashMap};
+
+/// What the checker may assume.
+#[derive(Clone, Debug, Default)]
+pub struct CheckOptions {
+    /// Variables that the owner of the run will give, besides the usual ones.
+    pub known: Vec<String>,
+    /// The program is a pattern: it should ask agents, and its result should have a confidence.
+    pub pattern: bool,
+}
+
+/// Checks a program and the modules that it imports, without running it: all errors and warnings, in the order of the
+/// source. A program that does not compile gives the errors of the compiler.
+pub fn check(source: &str, options: &CompileOptions, checks: &CheckOptions) -> Vec<Diagnostic> {
+    if let Err(errors) = crate::Program::compile(source, options) {
+        return errors;
+    }
+    let mut names = Names::default();
+    let loaded = match load(source, options, &mut names) {
+        Ok(loaded) => loaded,
+        Err(errors) => return errors,
+    };
+    let resolved = resolve(&loaded.modules, loaded.idents, options.profile);
+    let mut checker = Checker {
+        modules: &loaded.modules,
+        files: &loaded.files,
+        resolved: &resolved,
+        names: &names,
+        options,
+        checks,
+        functions: HashMap::new(),
+        plain: HashMap::new(),
+        reported: BTreeSet::new(),
+        found: Vec::new(),
+    };
+    checker.run();
+    let mut found = checker.found;
+    found.sort_by_key(|d| (d.span.file, d.span.start));
+    found
+}
+
+struct Checker<'a> {
+    modules: &'a [Loaded],
+    files: &'a [File],
+    resolved: &'a Resolved,
+    names: &'a Names,
+    options: &'a CompileOptions,
+    checks: &'a CheckOptions,
+    /// Functions that a variable surely holds.
+    functions: HashMap<VarId, &'a Function>,
+    /// What a variable surely holds.
+    plain: HashMap<VarId, &'a Expr>,
+    /// Unknown names are reported once.
+    reported: BTreeSet<String>,
+    found: Vec<Diagnostic>,
+}
+
+impl<'a> Checker<'a> {
+    fn run(&mut self) {
+        for module in self.modules {
+            module.tree.stmts.iter().for_each(|s| self.collect(Node::Stmt(s)));
+        }
+        for (second, var) in &self.resolved.redeclared {
+            let name = self.names.text(second.name);
+            let mut error =
+                self.error("redeclared", format!("`{name}` is already declared in this scope"), second.span);
+            if let Some(first) = self.resolved.vars[*var as usize].ident {
+                error = error.related(first.span, "it was declared here", self.files);
+            }
+            self.found.push(error);
+        }
+        for module in self.modules {
+            reach::statements(&module.tree.stmts, &mut |d| self.found.push(d), self.files);
+            module.tree.stmts.iter().for_each(|s| self.walk(Node::Stmt(s)));
+        }
+        if self.checks.pattern {
+            self.pattern();
+        }
+    }
+
+    fn error(&self, code: &'static str, message: impl Into<String>, span: Span) -> Diagnostic {
+        Diagnostic::new(code, Kind::Check, message, span, self.files)
+    }
+
+    fn var(&self, ident: &Ident) -> Option<VarId> {
+        match self.resolved.uses[ident.id as usize] {
+            Use::Var { var, .. } => Some(var),
+            _ => None,
+        }
+    }
+
+    fn is_free(&self, ident: &Ident) -> bool {
+        self.var(ident).is_some_and(|v| self.resolved.vars[v as usize].kind == VarKind::Free)
+    }
+
+    fn settled(&self, var: VarId) -> bool {
+        !self.resolved.vars[var as usize].assigned
+    }
+
+    /// Finds out what variables that never change hold.
+    fn collect(&mut self, node: Node<'a>) {
+        match node {
+            Node::Stmt(stmt) => {
+                if let StmtKind::Let { target: Target::Name(ident), init: Some(init), .. } = &stmt.kind
+                    && let Some(var) = self.var(ident).filter(|v| self.settled(*v))
+                {
+                    match &init.kind {
+                        ExprKind::Lambda(f) => drop(self.functions.insert(var, f)),
+                        _ => drop(self.plain.insert(var, init)),
+                    }
+                }
+                stmt.parts(&mut |part| self.collect(part));
+            }
+            Node::Function(f) => {
+                if let Some(var) = f.name.as_ref().and_then(|n| self.var(n)).filter(|v| self.settled(*v)) {
+                    self.functions.insert(var, f);
+                }
+                f.parts(&mut |part| self.collect(part));
+            }
+            Node::Block(block) => block.stmts.iter().for_each(|s| self.collect(Node::Stmt(s))),
+            Node::Expr(e) => e.parts(&mut |part| self.collect(part)),
+        }
+    }
+
+    fn walk(&mut self, node: Node<'a>) {
+        match node {
+            Node::Stmt(stmt) => {
+                self.statement(stmt);
+                stmt.parts(&mut |part| self.walk(part));
+            }
+            Node::Expr(e) => {
+                self.expression(e);
+                e.parts(&mut |part| self.walk(part));
+            }
+            Node::Block(block) => block.stmts.iter().for_each(|s| self.walk(Node::Stmt(s))),
+            Node::Function(f) => f.parts(&mut |part| self.walk(part)),
+        }
+    }
+
+    fn statement(&mut self, stmt: &'a Stmt) {
+        match &stmt.kind {
+            StmtKind::Assign { target, .. } => self.assigned(target),
+            StmtKind::Destructure { pattern, .. } => {
+                let mut idents = Vec::new();
+                pattern.names(&mut idents);
+                idents.into_iter().for_each(|i| self.assigned(i));
+            }
+            StmtKind::Agents(agents) => {
+                for (ident, _) in agents {
+                    if self.var(ident).is_some_and(|v| !self.resolved.vars[v as usize].read) {
+                        let name = self.names.text(ident.name);
+                        let warning =
+                            self.error("unused_agent", format!("agent `{name}` is never used"), ident.span);
+                        self.found.push(warning.warning());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn assigned(&mut self, ident: &Ident) {
+        let Some(var) = self.var(ident) else { return };
+        let var = &self.resolved.vars[var as usize];
+        if var.kind.constant() {
+            let name = self.names.text(ident.name);
+            let mut error = self.error(
+                "const_assign",
+                format!("`{name}` is a constant and cannot be assigned"),
+                ident.span,
+            );
+            if let Some(first) = var.ident {
+                error = error.related(first.span, "it was declared here", self.files);
+            }
+            self.found.push(error);
+        }
+        if var.kind == VarKind::Free {
+            self.unknown(ident, "assign to it with `let` first");
+        }
+    }
+
+    fn expression(&mut self, e: &'a Expr) {
+        match &e.kind {
+            ExprKind::Ident(ident) if self.is_free(ident) => self.unknown(ident, ""),
+            ExprKind::Access(head, steps) => self.accesses(head, steps),
+            _ => {}
+        }
+    }
+
+    /// The built-in behind a name that the program does not define.
+    fn builtin(&self, ident: &Ident) -> Option<Val> {
+        let var = self.var(ident)?;
+        let name = self.names.text(ident.name);
+        let own = self.resolved.vars[var as usize].kind != VarKind::Free;
+        if own || self.checks.known.iter().any(|k| **k == **name) {
+            return None;
+        }
+        builtins::global(name, self.options.profile)
+    }
+
+    fn unknown(&mut self, ident: &Ident, otherwise: &str) {
+        let name = self.names.text(ident.name).to_string();
+        let known = self.builtin(ident).is_some()
+            || HOST_NAMES.contains(&name.as_str())
+            || self.checks.known.contains(&name)
+            || !self.reported.insert(name.clone());
+        if known {
+            return;
+        }
+        let own =
+            self.resolved.vars.iter().filter(|v| v.kind != VarKind::Free).map(|v| &**self.names.text(v.name));
+        let mut candidates: Vec<&str> = own.chain(self.checks.known.iter().map(String::as_str)).collect();
+        builtins::global_names(self.options.profile).chain(HOST_NAMES).for_each(|n| candidates.push(n));
+        let hint = match (builtins::foreign(&name), closest(&name, candidates)) {
+            (Some(hint), _) => Some(hint.to_string()),
+            (None, Some(near)) => Some(format!("did you mean `{near}`?")),
+            (None, None) => Some(otherwise.to_string()).filter(|h| !h.is_empty()),
+        };
+        let error = self.error("undefined_variable", format!("there is no variable `{name}`"), ident.span);
+        self.found.push(error.hint(hint));
+    }
+
+    /// Arguments of calls whose function is known.
+    fn accesses(&mut self, head: &'a Expr, steps: &'a [Access]) {
+        let mut target: Option<Known> = match &head.kind {
+            ExprKind::Ident(ident) => match self.var(ident).and_then(|v| self.functions.get(&v)) {
+                Some(f) => Some(Known::own(f, self.names)),
+                None => self
+                    .builtin(ident)
+                    .map(|value| Known::Value(value, self.names.text(ident.name).to_string())),
+            },
+            ExprKind::Lambda(f) => Some(Known::own(f, self.names)),
+            ExprKind::Array(_) => Some(Known::Array),
+            _ => None,
+        };
+        for step in steps {
+            target = match (&step.kind, target) {
+                (AccessKind::Call(args), known) => {
+                    if let Some(known) = known {
+                        self.call(&known, args, step.span);
+                    }
+                    None
+                }
+                (AccessKind::Member(_, name), Some(Known::Value(Val::Obj(object), of))) => {
+                    match object.get(name) {
+                        Some(member) => Some(Known::Value(member.clone(), format!("{of}.{name}"))),
+                        None => {
+                            let near = closest(name, object.entries().map(|(k, _)| &**k));
+                            let hint = near.map(|n| format!("did you mean `{n}`?"));
+                            let error =
+                                self.error("missing_property", format!("`{of}` has no `{name}`"), step.span);
+                            self.found.push(error.hint(hint));
+                            None
+                        }
+                    }
+                }
+                (AccessKind::Member(_, name), _) => Some(Known::Method(name.to_string())),
+                (AccessKind::Index(_), _) => None,
+            };
+        }
+    }
+
+    fn call(&mut self, known: &Known, args: &'a [Item], span: Span) {
+        let spread = args.iter().any(|a| matches!(a, Item::Spread(_)));
+        let callback = match known {
+            Known::Own { name, least, most } => {
+                if !spread {
+                    self.arity(name, (*least, *most), args.len(), span);
+                }
+                None
+            }
+            Known::Value(Val::Native(native), name) => {
+                if !spread {
+                    self.arity(name, native.arity(), args.len(), span);
+                }
+                matches!(native, Native::Map | Native::Filter).then(|| (native.name(), args.get(1)))
+            }
+            Known::Method(name) if ["map", "filter", "find", "some", "every"].contains(&name.as_str()) => {
+                Some((name.as_str(), args.first()))
+            }
+            _ => None,
+        };
+        // The most common slip of those who come from JavaScript.
+        if let Some((name, Some(Item::Expr(Expr { kind: ExprKind::Lambda(f), span, .. })))) = callback
+            && f.rest.is_none()
+            && f.params.len() != 1
+        {
+            let n = f.params.len();
+            let message = format!("`{name}` calls its function with one argument, but this one takes {n}");
+            let hint = "count with `reduce`, or walk with `for item, index in items`";
+            let warning = self.error("arity", message, *span).hint(Some(hint.into())).warning();
+            self.found.push(warning);
+        }
+    }
+
+    fn arity(&mut self, name: &str, (least, most): (usize, usize), given: usize, span: Span) {
+        if given < least || given > most {
+            let raise = crate::vm::wrong_arity(name, (least, most), given);
+            let error = self.error(raise.code, raise.message, span);
+            self.found.push(error);
+        }
+    }
+
+    fn pattern(&mut self) {
+        let tree = &self.modules[0].tree;
+        let asks = |name: &str| {
+            self.names.find(name).is_some_and(|symbol| {
+                self.resolved.vars.iter().any(|v| v.name == symbol && v.read && v.kind == VarKind::Free)
+            })
+        };
+        let asked = HOST_NAMES.iter().filter(|n| **n != "input").any(|n| asks(n))
+            || asks("llm")
+            || asks("executePattern");
+        if !asked {
+            let span = Span { end: tree.span.start, ..tree.span };
+            let message = "the pattern never looks at its agents or their results";
+            let hint = "read `agentResults`, or call `agents[0].analyze(task, data)`";
+            let warning = self.error("unused_agents", message, span).hint(Some(hint.into())).warning();
+            self.found.push(warning);
+        }
+        let Some(last) = tree.stmts.last() else { return };
+        let (what, span) = match &last.kind {
+            StmtKind::Let { .. } => ("the pattern ends with a declaration, so its result is 0", last.span),
+            StmtKind::Expr(e) | StmtKind::Return(Some(e)) if self.surely_plain(e) => {
+                ("the pattern's result has no confidence", e.span)
+            }
+            _ => return,
+        };
+        let hint = "end with `result ~> confidence`";
+        let warning = self.error("plain_result", what, span).hint(Some(hint.into())).warning();
+        self.found.push(warning);
+    }
+
+    /// Whether the value cannot have a confidence.
+    fn surely_plain(&self, e: &Expr) -> bool {
+        match &e.kind {
+            ExprKind::Null
+            | ExprKind::Bool(_)
+            | ExprKind::Num(_)
+            | ExprKind::Str(_)
+            | ExprKind::Template(_)
+            | ExprKind::Array(_)
+            | ExprKind::Object(_)
+            | ExprKind::Lambda(_)
+            | ExprKind::Unary(UnOp::Not | UnOp::Extract | UnOp::Typeof | UnOp::Neg, _) => true,
+            ExprKind::Ternary(t) => !t.sure && self.surely_plain(&t.then) && self.surely_plain(&t.other),
+            ExprKind::Ident(ident) => {
+                self.var(ident).and_then(|v| self.plain.get(&v)).is_some_and(|init| match &init.kind {
+                    // One step is enough, and cannot go in circles.
+                    ExprKind::Ident(_) | ExprKind::Ternary(_) => false,
+                    _ => self.surely_plain(init),
+                })
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What is being called, as far as it is known.
+enum Known {
+    Own { name: String, least: usize, most: usize },
+    Value(Val, String),
+    Array,
+    Method(String),
+}
+
+impl Known {
+    fn own(f: &Function, names: &Names) -> Known {
+        let name = f.name.as_ref().map_or("the function".into(), |n| names.text(n.name).to_string());
+        let least = f.params.len();
+        Known::Own { name, least, most: if f.rest.is_some() { usize::MAX } else { least } }
+    }
+}
