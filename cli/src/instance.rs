@@ -66,7 +66,11 @@ impl Owned {
             .open(lock_file(dir))
             .map_err(unusable)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => {
+                // What a killed process left says nothing of us.
+                fs::remove_file(state_file(dir)).ok();
+                Ok(Self { dir: dir.to_owned(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(occupied(dir)),
             Err(TryLockError::Error(e)) => Err(unusable(e)),
         }
@@ -99,10 +103,16 @@ impl Drop for Owned {
 pub fn running(dir: &Path) -> Option<Addresses> {
     let lock = File::options().write(true).open(lock_file(dir)).ok()?;
     match lock.try_lock() {
-        Err(TryLockError::WouldBlock) => read(dir),
+        // The lock may be a new process's and the file still a killed one's.
+        Err(TryLockError::WouldBlock) => read(dir).filter(|addresses| is_alive(addresses.pid)),
         // Nobody holds it: what the file says is of a process that was killed.
         Ok(()) | Err(TryLockError::Error(_)) => None,
     }
+}
+
+fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
 }
 
 fn read(dir: &Path) -> Option<Addresses> {

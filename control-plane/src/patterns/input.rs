@@ -5,6 +5,8 @@ use serde_json::Value as Json;
 
 /// So many misfits are named at once.
 const MAX_NAMED: usize = 8;
+/// Texts are shown up to this length, in bytes.
+const MAX_SHOWN: usize = 80;
 
 /// The text of an `@input` while its lines are gathered: it goes on until the braces balance.
 pub(super) struct Gathering {
@@ -77,7 +79,13 @@ pub(super) fn misfits(validator: &Validator, input: &Json) -> Vec<String> {
     let mut errors = validator.iter_errors(input);
     let named = errors.by_ref().take(MAX_NAMED).map(|e| {
         let pointer = e.instance_path().as_str();
-        format!("{}: {}", if pointer.is_empty() { "the input" } else { pointer }, e.masked_with("it"))
+        let what = match e.instance().as_ref() {
+            // Whole documents have no place in a message.
+            Json::Array(_) | Json::Object(_) => e.masked_with("it").to_string(),
+            Json::String(text) if text.len() > MAX_SHOWN => e.masked_with("it").to_string(),
+            _ => e.to_string(),
+        };
+        format!("{}: {}", if pointer.is_empty() { "the input" } else { pointer }, what)
     });
     let mut named: Vec<String> = named.collect();
     match errors.count() {
@@ -114,11 +122,11 @@ mod tests {
             misfits(&validator, &json!({"target": 7, "ids": ["a", 5]})),
             [
                 "the input: \"text\" is a required property",
-                "/target: it is greater than the maximum of 1",
-                "/ids/1: it is not of type \"string\"",
+                "/target: 7 is greater than the maximum of 1",
+                "/ids/1: 5 is not of type \"string\"",
             ]
         );
-        assert_eq!(misfits(&validator, &json!(null)), ["the input: it is not of type \"object\""]);
+        assert_eq!(misfits(&validator, &json!(null)), ["the input: null is not of type \"object\""]);
     }
 
     #[test]
