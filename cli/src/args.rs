@@ -188,6 +188,18 @@ pub enum Prism {
     },
     /// Run a program that asks nobody: no agents, patterns or models
     Run(PrismRun),
+    /// Bring programs into the one layout
+    Fmt(PrismFmt),
+}
+
+#[derive(clap::Args)]
+pub struct PrismFmt {
+    /// .prism files, directories of such, or - for standard input, which is printed formatted
+    #[arg(required = true, value_name = "FILE|DIR|-")]
+    pub paths: Vec<PathBuf>,
+    /// Change nothing; exit with 1 if a file is not formatted
+    #[arg(long)]
+    pub check: bool,
 }
 
 #[derive(clap::Args)]

@@ -279,8 +279,9 @@ async fn detach(args: &Args, start: &args::Start) -> Result {
     let mut child = tokio::process::Command::from(command).spawn().map_err(Exit::failed)?;
     let up = async {
         loop {
-            if let Some(addresses) = instance::running(&data_dir) {
-                return Ok(addresses);
+            // Not what a killed process has left there.
+            if let Some(own) = instance::running(&data_dir).filter(|found| Some(found.pid) == child.id()) {
+                return Ok(own);
             }
             if let Ok(Some(_)) = child.try_wait() {
                 return Err(last_line(&log_file));

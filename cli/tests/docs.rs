@@ -62,7 +62,8 @@ fn the_commands_work_as_they_are_shown() {
         if line.starts_with("cargo run") {
             agents.push(agent(dir.path()));
             let patience = Instant::now() + Duration::from_secs(60);
-            while !text(&parallax(dir.path()).args(["agent", "list"]).output().unwrap()).contains("language-") {
+            while !text(&parallax(dir.path()).args(["agent", "list"]).output().unwrap()).contains("language-")
+            {
                 assert!(Instant::now() < patience, "the agent has not registered");
                 std::thread::yield_now();
             }
@@ -72,7 +73,11 @@ fn the_commands_work_as_they_are_shown() {
         // The one argument in quotes is the input; everything else is words.
         let mut args: Vec<String> = Vec::new();
         for (i, part) in typed.split('\'').enumerate() {
-            if i % 2 == 1 { args.push(part.to_owned()) } else { args.extend(part.split_whitespace().map(str::to_owned)) }
+            if i % 2 == 1 {
+                args.push(part.to_owned())
+            } else {
+                args.extend(part.split_whitespace().map(str::to_owned))
+            }
         }
         args.iter_mut().filter(|arg| *arg == "ID").for_each(|arg| last_run.clone_into(arg));
         let output = text(&parallax(dir.path()).args(&args).output().unwrap());
@@ -85,7 +90,10 @@ fn the_commands_work_as_they_are_shown() {
             _ => {}
         }
     }
-    assert!(!last_run.is_empty() && !dir.path().join("instance.json").exists(), "README stops what it starts");
+    assert!(
+        !last_run.is_empty() && !dir.path().join("instance.json").exists(),
+        "README stops what it starts"
+    );
 }
 
 #[test]

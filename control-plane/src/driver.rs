@@ -17,7 +17,7 @@ use parallax_prism::{
 };
 use parallax_proto::{
     confidence::AgentRequest,
-    dataplane::v1::{Call, CallOutcome, call::Target, call_outcome},
+    dataplane::v1::{Call, CallOutcome, call::Target, call_outcome, failure::Cause},
 };
 use parallax_runtime::{
     confidence::Confidence,
@@ -42,6 +42,9 @@ const CALL_SHARE: f64 = 0.8;
 const UNSTATED: f64 = 0.5;
 /// The capability of agents that stand for language models.
 const LLM: &str = "llm";
+/// A node hears of an agent a moment after the registry has it: for how long a call may wait for that, and how
+/// often it is tried.
+const NEWS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(20));
 /// The code of a run that took too long.
 pub(crate) const TIMEOUT: &str = "timeout";
 
@@ -76,6 +79,8 @@ pub(crate) struct Driver {
     session: Session,
     /// What needs no agent: sleeps, other patterns, time and chance.
     others: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
+    /// Calls whose node has yet to hear of their agent.
+    late: FuturesUnordered<BoxFuture<'static, u64>>,
     deadline: Instant,
 }
 
@@ -98,6 +103,7 @@ impl Driver {
             held: VecDeque::new(),
             in_flight: BTreeSet::new(),
             others: FuturesUnordered::new(),
+            late: FuturesUnordered::new(),
             runs,
         }
     }
@@ -311,10 +317,10 @@ impl Driver {
         let mut resolved = Vec::new();
         while resolved.is_empty() {
             let arrived = self.arrival().await;
-            resolved.extend(self.resolve(arrived));
+            resolved.extend(self.receive(arrived).await);
         }
         while let Some(arrived) = self.arrival().now_or_never() {
-            resolved.extend(self.resolve(arrived));
+            resolved.extend(self.receive(arrived).await);
         }
         while self.in_flight.len() < self.most_calls()
             && let Some(id) = self.held.pop_front()
@@ -326,15 +332,44 @@ impl Driver {
 
     async fn arrival(&mut self) -> Arrival {
         tokio::select! {
-            outcome = self.session.next() => Arrival::Call(outcome),
-            Some((id, outcome)) = self.others.next() => Arrival::Other(id, outcome),
+            outcome = self.session.next() => Arrival::Outcome(Source::Node(outcome)),
+            Some((id, outcome)) = self.others.next() => Arrival::Outcome(Source::Here(id, outcome)),
+            Some(id) = self.late.next() => Arrival::Again(id),
         }
     }
 
-    fn resolve(&mut self, arrival: Arrival) -> Option<(Entry, (EffectId, Outcome))> {
+    async fn receive(&mut self, arrival: Arrival) -> Option<(Entry, (EffectId, Outcome))> {
+        match arrival {
+            Arrival::Outcome(Source::Node(outcome)) if self.is_late(&outcome) => {
+                let id = outcome.call_id;
+                self.in_flight.remove(&id);
+                self.late.push(tokio::time::sleep(NEWS.1).map(move |()| id).boxed());
+                None
+            }
+            Arrival::Outcome(outcome) => self.resolve(outcome),
+            Arrival::Again(id) => {
+                self.begin(id).await;
+                None
+            }
+        }
+    }
+
+    /// Whether a node does not know of an agent that is registered. It has asked nobody then.
+    fn is_late(&self, outcome: &CallOutcome) -> bool {
+        let Some(call_outcome::Outcome::Failure(failure)) = &outcome.outcome else { return false };
+        let Some(wanted) = self.wanted.get(&outcome.call_id) else { return false };
+        let registry = &self.runs.context().registry;
+        let registered = match &wanted.kind {
+            EffectKind::Invoke { agent, .. } => registry.get(&self.key.tenant, agent).is_some(),
+            _ => !registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty(),
+        };
+        failure.cause() == Cause::NoAgent && registered && wanted.begun.elapsed() < NEWS.0
+    }
+
+    fn resolve(&mut self, source: Source) -> Option<(Entry, (EffectId, Outcome))> {
         let at = self.now();
-        let (id, outcome, confidence, agent, called_at, duration) = match arrival {
-            Arrival::Call(call) => {
+        let (id, outcome, confidence, agent, called_at, duration) = match source {
+            Source::Node(call) => {
                 self.in_flight.remove(&call.call_id);
                 let called_at = call.started_at.and_then(wire::timestamp_from_wire);
                 let outcome = self.outcome_of(&call);
@@ -344,7 +379,7 @@ impl Driver {
                 };
                 (call.call_id, outcome, stated, Some(call.agent_id), called_at, Some(call.duration_us))
             }
-            Arrival::Other(id, outcome) => (id, outcome, None, None, None, None),
+            Source::Here(id, outcome) => (id, outcome, None, None, None, None),
         };
         let wanted = self.wanted.remove(&id)?;
         // A node names whom it asked: nobody, when it knows of no such agent or the breaker is open.
@@ -437,8 +472,15 @@ impl Driver {
 
 /// Something came back.
 enum Arrival {
-    Call(CallOutcome),
-    Other(u64, Outcome),
+    Outcome(Source),
+    /// A call's node may have heard of its agent by now.
+    Again(u64),
+}
+
+/// Where an outcome is from.
+enum Source {
+    Node(CallOutcome),
+    Here(u64, Outcome),
 }
 
 fn failed(code: &str, message: impl Into<String>) -> End {

@@ -231,7 +231,10 @@ mod tests {
         let message = refuse(&[("PARALLAX_PLANE__PORT", "many")]);
         assert!(message.contains("PARALLAX_PLANE__PORT") && message.contains("integer"), "{message}");
         let message = refuse(&[("PARALLAX_PLANE__LOCAL", "true"), ("PARALLAX_PLANE__PORT", "70000")]);
-        assert!(message.contains("\"plane.port\" in the environment (PARALLAX_PLANE__PORT): 70000"), "{message}");
+        assert!(
+            message.contains("\"plane.port\" in the environment (PARALLAX_PLANE__PORT): 70000"),
+            "{message}"
+        );
         assert!(!message.contains('\n'), "{message}");
     }
 }

@@ -29,7 +29,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<
         .map(|known| {
             let lower = known.to_lowercase();
             let partial = name.len() >= 3 && (lower.contains(&name) || name.contains(&lower));
-            (if partial { 1 } else { distance(&name, &lower) }, known)
+            let far = distance(&name, &lower);
+            (if partial { far.min(bound) } else { far }, known)
         })
         .filter(|(distance, _)| *distance <= bound)
         .collect();
@@ -46,7 +47,7 @@ mod tests {
         let known = ["consensus-builder", "confidence-cascade", "voting"];
         assert_eq!(nearest("consensus-bilder", known), ["consensus-builder"]);
         assert_eq!(nearest("consensus", known), ["consensus-builder"]);
-        assert_eq!(nearest("votign", known), ["voting"]);
+        assert_eq!(nearest("votin", ["multi-model-voting", "voting"]), ["voting", "multi-model-voting"]);
         assert!(nearest("zzzzzz", known).is_empty());
     }
 }

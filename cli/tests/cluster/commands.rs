@@ -3,16 +3,14 @@
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use crate::{
-    agents::says,
-    program::run,
-    world::World,
-};
+use crate::{agents::says, program::run, world::World};
 
 #[tokio::test]
 async fn without_a_control_plane_it_says_what_to_start() {
     let dir = TempDir::new().unwrap();
-    for command in [&["status"][..], &["agent", "list"], &["pattern", "list"], &["runs", "list"], &["run", "voting"]] {
+    for command in
+        [&["status"][..], &["agent", "list"], &["pattern", "list"], &["runs", "list"], &["run", "voting"]]
+    {
         let ended = run(dir.path(), command).await;
         assert_eq!(ended.code, 3, "{command:?}");
         assert!(ended.complaint().contains("`parallax start`"), "{}", ended.err);
@@ -24,12 +22,20 @@ async fn bad_input_is_named_with_its_place() {
     let dir = TempDir::new().unwrap();
     let ended = run(dir.path(), &["run", "voting", "-i", "{\"task\": }"]).await;
     assert_eq!(ended.code, 2);
-    assert!(ended.complaint().contains("--input is not JSON") && ended.err.contains("line 1 column 10"), "{}", ended.err);
+    assert!(
+        ended.complaint().contains("--input is not JSON") && ended.err.contains("line 1 column 10"),
+        "{}",
+        ended.err
+    );
     let file = dir.path().join("input.json");
     std::fs::write(&file, "{\n  \"task\": \"tell\",\n}").unwrap();
     let ended = run(dir.path(), &["run", "voting", "-f", file.to_str().unwrap()]).await;
     assert_eq!(ended.code, 2);
-    assert!(ended.complaint().contains(file.to_str().unwrap()) && ended.err.contains("line 3"), "{}", ended.err);
+    assert!(
+        ended.complaint().contains(file.to_str().unwrap()) && ended.err.contains("line 3"),
+        "{}",
+        ended.err
+    );
 }
 
 #[tokio::test]
@@ -76,7 +82,8 @@ async fn agents_and_patterns_are_listed() {
     world.agent(says("solo", "de", 0.75).0).await;
     let agents = run(world.data_dir(), &["agent", "list"]).await;
     assert!(agents.out.contains("solo") && agents.out.contains("tell"), "{}", agents.out);
-    let agents: Json = serde_json::from_str(&run(world.data_dir(), &["agent", "list", "--json"]).await.out).unwrap();
+    let agents: Json =
+        serde_json::from_str(&run(world.data_dir(), &["agent", "list", "--json"]).await.out).unwrap();
     assert_eq!((&agents["count"], &agents["byCapability"]["tell"]), (&json!(1), &json!(1)));
     let patterns = run(world.data_dir(), &["pattern", "list"]).await;
     for name in ["confidence-cascade", "consensus-builder", "voting"] {
@@ -96,14 +103,17 @@ async fn a_broken_pattern_is_shown_with_its_place() {
         std::fs::write(&file, format!("/**\n * @name x\n * @version 1.0.0\n */\n{script}\n")).unwrap();
         file.to_str().unwrap().to_owned()
     };
-    let (good, broken) = (write("good.prism", "1 ~> 0.5"), write("broken.prism", "let x = 1\nlet y = x +* 2"));
+    let (good, broken) =
+        (write("good.prism", "1 ~> 0.5"), write("broken.prism", "let x = 1\nlet y = x +* 2"));
     let validated = run(dir.path(), &["pattern", "validate", &good]).await;
     assert_eq!((validated.code, validated.out), (0, format!("{good}: x is valid\n")));
 
     let validated = run(dir.path(), &["pattern", "validate", &broken]).await;
     assert_eq!(validated.code, 1);
-    let source = validated.out.lines().position(|line| line.contains("let y = x +* 2")).expect("its line is shown");
-    let (line, marks) = (validated.out.lines().nth(source).unwrap(), validated.out.lines().nth(source + 1).unwrap());
+    let source =
+        validated.out.lines().position(|line| line.contains("let y = x +* 2")).expect("its line is shown");
+    let (line, marks) =
+        (validated.out.lines().nth(source).unwrap(), validated.out.lines().nth(source + 1).unwrap());
     assert_eq!(marks.find('^'), line.find('*'), "the caret stands below the mistake:\n{}", validated.out);
     assert!(validated.out.contains(&format!("{broken}:6:")), "{}", validated.out);
 

@@ -59,8 +59,7 @@ async fn a_killed_process_goes_on_where_it_was() {
     });
     join(&instance.grpc(), second, tls()).await;
     let idle = registration("idle", "127.0.0.1:1");
-    let lease_id =
-        registry(dir.path(), &instance).await.register(idle).await.unwrap().into_inner().lease_id;
+    let lease_id = registry(dir.path(), &instance).await.register(idle).await.unwrap().into_inner().lease_id;
 
     let mut client = api(dir.path()).await;
     let finished = soon(execute(&mut client, &["first"], 0.1)).await.unwrap()["execution"].clone();

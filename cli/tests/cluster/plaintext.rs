@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use parallax_proto::{
     confidence::confidence_agent_server::ConfidenceAgentServer,
-    patterns::{ExecutePatternRequest, execute_pattern_response, pattern_service_client::PatternServiceClient},
+    patterns::{
+        ExecutePatternRequest, execute_pattern_response, pattern_service_client::PatternServiceClient,
+    },
     registry::{
         AgentRegistration, GetAgentRequest, ListAgentsRequest, RegisterRequest, RenewRequest,
         registry_client::RegistryClient,
@@ -47,7 +49,8 @@ async fn a_plaintext_agent_registers_renews_and_is_called_back_in_plaintext() {
     assert_eq!(request.agent.as_ref().unwrap().ttl, None);
     let response = registry.register(request).await.unwrap().into_inner();
     assert!(response.success && !response.lease_id.is_empty(), "{response:?}");
-    let renewed = registry.renew(RenewRequest { lease_id: response.lease_id.clone(), ttl: None }).await.unwrap();
+    let renewed =
+        registry.renew(RenewRequest { lease_id: response.lease_id.clone(), ttl: None }).await.unwrap();
     assert!(renewed.into_inner().success);
     let listed = registry.list_agents(ListAgentsRequest::default()).await.unwrap().into_inner();
     let [agent] = &listed.agents[..] else { panic!("one agent, not {:?}", listed.agents) };

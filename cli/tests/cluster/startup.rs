@@ -92,10 +92,14 @@ async fn certificates_that_are_missing_or_expired_are_named() {
     let identity = Identity::new("default", Kind::ControlPlane, "control-plane").unwrap();
     let expired = authority.bundle(&identity, &dir.path().join("old"), now - 60 * day).unwrap();
     let missing = dir.path().join("nowhere.pem");
-    let env = |ca, cert| [("PARALLAX_TLS__CA", ca), ("PARALLAX_TLS__CERT", cert), ("PARALLAX_TLS__KEY", cert)];
+    let env =
+        |ca, cert| [("PARALLAX_TLS__CA", ca), ("PARALLAX_TLS__CERT", cert), ("PARALLAX_TLS__KEY", cert)];
 
     let complaint = refused(dir.path(), &ANY_PORTS, &env(&*expired.ca, &*expired.cert)).await;
-    assert!(complaint.contains(expired.cert.to_str().unwrap()) && complaint.contains("expired"), "{complaint}");
+    assert!(
+        complaint.contains(expired.cert.to_str().unwrap()) && complaint.contains("expired"),
+        "{complaint}"
+    );
     for (ca, cert) in [(&*expired.ca, &*missing), (&*missing, &*expired.cert)] {
         let complaint = refused(dir.path(), &ANY_PORTS, &env(ca, cert)).await;
         assert!(complaint.contains(missing.to_str().unwrap()), "{complaint}");

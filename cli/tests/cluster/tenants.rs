@@ -1,7 +1,9 @@
 //! Tenants are apart: who has a certificate of one sees and touches nothing of another.
 
 use parallax_proto::{
-    patterns::{ExecutePatternRequest, execute_pattern_response, pattern_service_client::PatternServiceClient},
+    patterns::{
+        ExecutePatternRequest, execute_pattern_response, pattern_service_client::PatternServiceClient,
+    },
     registry::{
         AgentRegistration, GetAgentRequest, ListAgentsRequest, RenewRequest, WatchRequest,
         registry_client::RegistryClient,
@@ -40,7 +42,10 @@ async fn ids(registry: &mut RegistryClient<Channel>) -> Vec<String> {
 async fn an_operator_sees_the_agents_of_its_tenant_only() {
     let world = two_tenants().await;
     let (mut ours, mut theirs) = (registry(&world, "default").await, registry(&world, "other").await);
-    assert_eq!((ids(&mut ours).await, ids(&mut theirs).await), (vec!["ours".to_owned()], vec!["theirs".to_owned()]));
+    assert_eq!(
+        (ids(&mut ours).await, ids(&mut theirs).await),
+        (vec!["ours".to_owned()], vec!["theirs".to_owned()])
+    );
     let get = GetAgentRequest { agent_id: "ours".to_owned() };
     assert_eq!(theirs.get_agent(get).await.unwrap_err().code(), Code::NotFound);
 
@@ -89,14 +94,18 @@ async fn runs_ask_and_show_one_tenant_only() {
     assert_eq!((&ours["result"]["decision"], &ours["result"]["asked"]), (&json!("mine"), &json!(1)));
 
     let mut patterns = PatternServiceClient::new(world.dial("other", Kind::Operator, "someone").await);
-    let request =
-        ExecutePatternRequest { pattern_name: "consensus-builder".to_owned(), ..ExecutePatternRequest::default() };
+    let request = ExecutePatternRequest {
+        pattern_name: "consensus-builder".to_owned(),
+        ..ExecutePatternRequest::default()
+    };
     let theirs = soon(patterns.execute_pattern(request)).await.unwrap().into_inner();
     assert_eq!(theirs.status(), execute_pattern_response::Status::Success, "{}", theirs.error_message);
     assert_eq!(theirs.agent_results.iter().map(|r| &*r.agent_id).collect::<Vec<_>>(), ["theirs"]);
 
     let ours = ours["id"].as_str().unwrap();
-    for (tenant, own, foreign) in [("default", ours, &*theirs.execution_id), ("other", &theirs.execution_id, ours)] {
+    for (tenant, own, foreign) in
+        [("default", ours, &*theirs.execution_id), ("other", &theirs.execution_id, ours)]
+    {
         let listed = world.get_as(tenant, "/api/executions").await.1;
         assert_eq!((&listed["total"], &listed["executions"][0]["id"]), (&json!(1), &json!(own)));
         assert_eq!(world.get_as(tenant, &format!("/api/executions/{own}")).await.0, 200);

@@ -48,7 +48,10 @@ async fn the_others_answers_count_and_each_failure_is_listed() {
     assert_eq!(run["status"], "completed", "{run}");
     // Of eight asked five answered, one of them null. NaN is no confidence, and counts as the default of one half.
     let decided = &run["result"];
-    assert_eq!((&decided["decision"], &decided["answered"], &decided["asked"]), (&json!("de"), &json!(4), &json!(8)));
+    assert_eq!(
+        (&decided["decision"], &decided["answered"], &decided["asked"]),
+        (&json!("de"), &json!(4), &json!(8))
+    );
     assert_eq!(decided["agents"], json!(["boastful", "fine", "nan"]));
     assert!((run["confidence"].as_f64().unwrap() - (1.0 + 0.9 + 0.5) / 4.0).abs() < 1e-9, "{run}");
 
@@ -118,7 +121,8 @@ async fn an_agent_can_be_asked_as_soon_as_it_is_registered() {
         let fresh = agent(&id).answer(|_: Task| async { Answer::new("here", 1.0) });
         world.agent(fresh).await;
         let input = json!({"agents": [id], "target": 1});
-        let answer = api.post("/api/patterns/confidence-cascade/execute", &json!({"input": input})).await.unwrap();
+        let answer =
+            api.post("/api/patterns/confidence-cascade/execute", &json!({"input": input})).await.unwrap();
         assert_eq!(answer["execution"]["result"]["decision"], "here", "{answer}");
     }
     drop(api);

@@ -147,7 +147,8 @@ impl World {
 }
 
 async fn get(stream: impl Io + 'static, path: &str) -> (StatusCode, Json) {
-    let (mut requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (mut requests, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::get(format!("http://control-plane{path}")).body(Empty::<Bytes>::new()).unwrap();
     let response = soon(requests.send_request(request)).await.unwrap();

@@ -52,7 +52,10 @@ async fn agents_are_listed() {
     assert_eq!((&agents["count"], &agents["byCapability"]), (&json!(2), &json!({"tell": 2, "translate": 1})));
     assert!(agents["timestamp"].is_string());
     let agent = &agents["agents"][0];
-    assert_eq!((&agent["id"], &agent["status"], &agent["endpoint"]), (&json!("a"), &json!("active"), &json!("127.0.0.1:7001")));
+    assert_eq!(
+        (&agent["id"], &agent["status"], &agent["endpoint"]),
+        (&json!("a"), &json!("active"), &json!("127.0.0.1:7001"))
+    );
     for field in ["name", "capabilities", "metadata", "lastSeen", "source"] {
         assert!(!agent[field].is_null(), "{field}: {agent}");
     }

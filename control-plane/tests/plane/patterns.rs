@@ -1,15 +1,17 @@
 //! `parallax.patterns.PatternService`, reflection and health, over gRPC.
 
 use parallax_proto::patterns::{
-    ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest, UploadPatternRequest,
-    execute_pattern_request::Options, execute_pattern_response::Status as Outcome,
+    ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest,
+    UploadPatternRequest, execute_pattern_request::Options, execute_pattern_response::Status as Outcome,
     pattern_service_client::PatternServiceClient,
 };
 use parallax_runtime::wire::{struct_from_any, struct_to_json};
 use parallax_security::Kind;
 use serde_json::json;
 use tonic::{Code, Status, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
@@ -61,7 +63,10 @@ async fn a_pattern_is_found_in_all_three_spellings() {
     }
     assert_eq!(patterns.get_pattern(named("Add", "2.1.0")).await.unwrap().into_inner().version, "2.1.0");
     let status = patterns.get_pattern(named("add", "1.0.0")).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::NotFound, "pattern add has no version 1.0.0; it is at 2.1.0"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "pattern add has no version 1.0.0; it is at 2.1.0")
+    );
     let status = patterns.get_pattern(named("consensus_bilder", "")).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("did you mean consensus-builder"), "{status}");
@@ -72,7 +77,8 @@ async fn patterns_are_listed_by_tag_with_or_without_scripts() {
     let world = world().await;
     let mut patterns = client(&world).await;
     let mut list = async |tag: Option<&str>, include_scripts| {
-        let request = ListPatternsRequest { tags: tag.map(str::to_owned).into_iter().collect(), include_scripts };
+        let request =
+            ListPatternsRequest { tags: tag.map(str::to_owned).into_iter().collect(), include_scripts };
         patterns.list_patterns(request).await.unwrap().into_inner().patterns
     };
     let own = list(Some("own"), false).await;
@@ -92,7 +98,10 @@ async fn a_run_says_what_it_came_to() {
     let world = world().await;
     let mut patterns = client(&world).await;
     let added = execute(&mut patterns, "add", 0).await.unwrap();
-    assert_eq!((added.status(), added.pattern_name.as_str(), added.confidence), (Outcome::Success, "add", 0.5));
+    assert_eq!(
+        (added.status(), added.pattern_name.as_str(), added.confidence),
+        (Outcome::Success, "add", 0.5)
+    );
     assert_eq!(json!(struct_to_json(&added.result.unwrap())), json!({"sum": 3}));
     let metrics = added.metrics.unwrap();
     assert!(metrics.start_time.is_some() && metrics.end_time.is_some());

@@ -53,7 +53,10 @@ async fn what_cannot_stand_is_named() {
         let mut request = registration("a", &["tell"]);
         change(request.agent.as_mut().unwrap());
         let status = registry.register(request).await.unwrap_err();
-        assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "PARALLAX-REGISTRY-001"));
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::InvalidArgument, "PARALLAX-REGISTRY-001")
+        );
         status.message().to_owned()
     };
     assert_eq!(refuse(|a| a.id.clear()).await, "agent.id: is empty");
@@ -74,7 +77,10 @@ async fn registering_again_replaces_and_ends_the_old_lease() {
     let new = register(&mut registry, again).await;
     assert_ne!(old, new);
     let kept = get(&mut registry, "a").await.unwrap();
-    assert_eq!((kept.endpoint.as_str(), &kept.capabilities[..]), ("127.0.0.1:7002", &["translate".to_owned()][..]));
+    assert_eq!(
+        (kept.endpoint.as_str(), &kept.capabilities[..]),
+        ("127.0.0.1:7002", &["translate".to_owned()][..])
+    );
 
     let renew = |lease_id: &str| RenewRequest { lease_id: lease_id.to_owned(), ttl: None };
     let status = registry.renew(renew(&old)).await.unwrap_err();
@@ -90,7 +96,10 @@ async fn unregistering_ends_agent_and_lease() {
     assert!(registry.unregister(by_id("a")).await.unwrap().into_inner().success);
     assert_eq!(get(&mut registry, "a").await.unwrap_err().code(), Code::NotFound);
     assert_eq!(registry.unregister(by_id("a")).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(registry.renew(RenewRequest { lease_id, ttl: None }).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        registry.renew(RenewRequest { lease_id, ttl: None }).await.unwrap_err().code(),
+        Code::NotFound
+    );
 }
 
 #[tokio::test]
@@ -129,7 +138,8 @@ async fn lists_are_filtered_and_paged() {
         let capabilities: &[&str] = if number % 2 == 0 { &["tell", "even"] } else { &["tell"] };
         let mut request = registration(&format!("a{number}"), capabilities);
         let labels = [("half".to_owned(), if number < 3 { "low" } else { "high" }.to_owned())];
-        request.agent.as_mut().unwrap().metadata = Some(Metadata { labels: labels.into(), ..Metadata::default() });
+        request.agent.as_mut().unwrap().metadata =
+            Some(Metadata { labels: labels.into(), ..Metadata::default() });
         register(&mut registry, request).await;
     }
     let mut list = async |capabilities: &[&str], half: Option<&str>, limit: i32, token: &str| {
@@ -156,5 +166,8 @@ async fn lists_are_filtered_and_paged() {
     let (third, token, total) = list(&["tell"], None, 2, &token).await.unwrap();
     assert_eq!((second.as_str(), third.as_str(), token.as_str(), total), ("a3 a4", "a5", "", 5));
     let status = list(&[], None, -1, "").await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "limit: -1 is negative; 0 means 1000"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "limit: -1 is negative; 0 means 1000")
+    );
 }

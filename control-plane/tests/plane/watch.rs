@@ -79,10 +79,8 @@ async fn a_node_that_follows_is_a_member_as_long_as_it_does() {
     let world = World::start_with(Setup { nodes_wanted: 1, ..Setup::default() }).await;
     let mut registry = world.as_operator().await;
     register(&mut registry, registration("before", &["tell"])).await;
-    let follow = |node_id: &str| FollowRequest {
-        node_id: node_id.to_owned(),
-        advertise: "127.0.0.1:7100".to_owned(),
-    };
+    let follow =
+        |node_id: &str| FollowRequest { node_id: node_id.to_owned(), advertise: "127.0.0.1:7100".to_owned() };
     let mut directory = DirectoryClient::new(world.dial(Kind::DataPlane, "node").await);
     let foreign = directory.follow(follow("another")).await.unwrap_err();
     assert_eq!(foreign.code(), Code::InvalidArgument);
@@ -101,11 +99,18 @@ async fn a_node_that_follows_is_a_member_as_long_as_it_does() {
     let Update::Snapshot(snapshot) = next().await else { panic!("a snapshot comes first") };
     assert_eq!(snapshot.agents[0].registration.as_ref().unwrap().id, "before");
     soon(world.plane.readiness.ready()).await;
-    assert_eq!(world.get("/api/nodes").await.json()["nodes"], json!([{"id": "node", "address": "127.0.0.1:7100"}]));
+    assert_eq!(
+        world.get("/api/nodes").await.json()["nodes"],
+        json!([{"id": "node", "address": "127.0.0.1:7100"}])
+    );
     register(&mut registry, registration("after", &[])).await;
     unregister(&mut registry, "before").await;
-    assert!(matches!(next().await, Update::Upsert(record) if record.registration.as_ref().unwrap().id == "after"));
-    assert!(matches!(next().await, Update::Remove(key) if key.agent_id == "before" && key.tenant == "default"));
+    assert!(
+        matches!(next().await, Update::Upsert(record) if record.registration.as_ref().unwrap().id == "after")
+    );
+    assert!(
+        matches!(next().await, Update::Remove(key) if key.agent_id == "before" && key.tenant == "default")
+    );
 
     drop(updates);
     soon(async { while world.get("/api/nodes").await.json()["count"] != 0 {} }).await;

@@ -235,12 +235,12 @@ impl<'a> Checker<'a> {
     fn accesses(&mut self, head: &'a Expr, steps: &'a [Access]) {
         let mut target: Option<Known> = match &head.kind {
             ExprKind::Ident(ident) => match self.var(ident).and_then(|v| self.functions.get(&v)) {
-                Some(f) => Some(Known::own(f, self.names)),
+                Some(f) => Some(Known::own(f, self.names.text(ident.name))),
                 None => self
                     .builtin(ident)
                     .map(|value| Known::Value(value, self.names.text(ident.name).to_string())),
             },
-            ExprKind::Lambda(f) => Some(Known::own(f, self.names)),
+            ExprKind::Lambda(f) => Some(Known::own(f, "lambda")),
             ExprKind::Array(_) => Some(Known::Array),
             _ => None,
         };
@@ -376,8 +376,8 @@ enum Known {
 }
 
 impl Known {
-    fn own(f: &Function, names: &Names) -> Known {
-        let name = f.name.as_ref().map_or("the function".into(), |n| names.text(n.name).to_string());
+    fn own(f: &Function, name: &str) -> Known {
+        let name = name.to_string();
         let least = f.params.len();
         Known::Own { name, least, most: if f.rest.is_some() { usize::MAX } else { least } }
     }

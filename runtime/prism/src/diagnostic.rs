@@ -158,17 +158,26 @@ fn excerpt(out: &mut String, file: &str, source: &str, span: Span, line: u32, co
     let _ = writeln!(out, "{gutter}--> {file}:{line}:{column}");
     let Some(text) = source.lines().nth(line as usize - 1) else { return };
     // Tabs would move the marker away from what it marks.
-    let text = text.replace('\t', " ");
+    let (text, column) = window(&text.replace('\t', " "), column as usize - 1);
     let width = source.get(span.start as usize..span.end as usize).map_or(1, |s| {
         let first = s.lines().next().unwrap_or("").chars().count();
-        first.clamp(1, text.chars().count().saturating_sub(column as usize - 1).max(1))
+        first.clamp(1, text.chars().count().saturating_sub(column).max(1))
     });
     let marker: String = std::iter::repeat_n(mark, width).collect();
-    let _ = writeln!(
-        out,
-        "{gutter} |\n{number} | {text}\n{gutter} | {}{marker}",
-        " ".repeat(column as usize - 1)
-    );
+    let indent = " ".repeat(column);
+    let _ = writeln!(out, "{gutter} |\n{number} | {text}\n{gutter} | {indent}{marker}");
+}
+
+/// The part of a long line around a column, and the column in it.
+fn window(text: &str, column: usize) -> (String, usize) {
+    const WIDE: usize = 120;
+    if text.chars().count() <= WIDE {
+        return (text.to_string(), column);
+    }
+    let start = column.saturating_sub(WIDE / 2);
+    let part: String = text.chars().skip(start).take(WIDE).collect();
+    let after = if text.chars().count() > start + WIDE { "…" } else { "" };
+    if start == 0 { (part + after, column) } else { (format!("…{part}{after}"), column - start + 1) }
 }
 
 impl fmt::Display for Diagnostic {

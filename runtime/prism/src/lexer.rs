@@ -297,6 +297,7 @@ impl Lexer<'_> {
             '`' => Some("multiline strings are written between three backticks"),
             '&' => Some("write && for a logical and"),
             '|' => Some("write || for a logical or, |> for a pipeline"),
+            c if c.is_alphanumeric() => Some("names are made of the letters a to z, digits and _"),
             _ => None,
         };
         if matches!(c, '\'' | '`')
@@ -306,7 +307,16 @@ impl Lexer<'_> {
             // One mistake, one message: skip the text that was meant as a string.
             self.pos += len + 1;
         }
-        self.error(start, self.pos, format!("unexpected character {c:?}"), hint);
+        if c.is_alphanumeric() {
+            let rest = self.source[self.pos..].chars().take_while(|c| c.is_alphanumeric());
+            self.pos += rest.map(char::len_utf8).sum::<usize>();
+        }
+        let what = if c == '`' {
+            "\"`\"".to_string()
+        } else {
+            format!("`{}`", c.escape_debug().to_string().replace("\\'", "'"))
+        };
+        self.error(start, self.pos, format!("unexpected {what}"), hint);
     }
 
     fn string(&mut self, start: usize, body: usize, multiline: bool) {

@@ -23,11 +23,14 @@ mod compile;
 pub mod conformance;
 mod diagnostic;
 mod effects;
+pub mod format;
 mod lexer;
 mod limits;
 mod parser;
+pub mod symbols;
 mod value;
 mod vm;
+mod walk;
 
 pub use check::{CheckOptions, check};
 pub use compile::{CompileOptions, Facts, Program};

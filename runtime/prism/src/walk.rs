@@ -176,7 +176,7 @@ fn of_expr<'a>(expr: &'a Expr, visit: &mut dyn FnMut(Node<'a>)) {
         }
         ExprKind::Array(items) => of_items(items, visit),
         ExprKind::Object(pairs) => {
-            for (Pair::Set(_, expr) | Pair::Spread(expr)) in pairs {
+            for Pair::Set(_, expr) | Pair::Spread(expr) in pairs {
                 visit(Node::Expr(expr));
             }
         }

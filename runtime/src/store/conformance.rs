@@ -135,7 +135,7 @@ pub async fn runs_append_at_a_length(store: &dyn RunStore) {
     assert_eq!(store.unfinished().await.expect("unfinished"), std::slice::from_ref(&run));
 
     store.append(&run, 2, &[completed()]).await.expect("append");
-    let closed = store.append(&run, 3, &[requested.clone()]).await;
+    let closed = store.append(&run, 3, std::slice::from_ref(&requested)).await;
     assert!(matches!(closed, Err(StoreError::Conflict { .. })), "an ended run takes no entry: {closed:?}");
     assert!(store.unfinished().await.expect("unfinished").is_empty());
 

@@ -230,7 +230,7 @@ async fn plaintext_is_a_matter_of_policy() {
     {
         let port = Port::new(&tls, Alpn::Grpc, policy).await;
         let (accepted, connected) = tokio::join!(port.accept(), async {
-            let mut stream = connect_plain(&port.addr).await.unwrap();
+            let mut stream = connect_plain(&Tcp, &port.addr).await.unwrap();
             stream.write_all(b"ping").await.unwrap();
             stream
         });

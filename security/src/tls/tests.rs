@@ -3,6 +3,7 @@ use std::fs;
 use rcgen::{CertificateParams, Issuer, KeyPair};
 
 use super::*;
+use crate::Tcp;
 use crate::fixture::{Cluster, days, identity, now};
 
 /// An agent's certificate, key and authority as three files.
@@ -114,15 +115,15 @@ async fn a_bad_address_is_no_network_error() {
         (":50051", "neither a DNS name nor an IP address"),
         ("two words:1", "neither a DNS name nor an IP address"),
     ] {
-        let error = tls.connect(addr, &Expect::kind(Kind::Agent)).await.unwrap_err();
+        let error = tls.connect(&Tcp, addr, &Expect::kind(Kind::Agent)).await.unwrap_err();
         assert_eq!(error.code(), crate::Code::Invalid);
         assert!(error.to_string().contains(reason) && error.to_string().contains(addr), "{error}");
-        assert!(connect_plain(addr).await.is_err());
+        assert!(connect_plain(&Tcp, addr).await.is_err());
     }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let error = tls.connect(&addr, &Expect::kind(Kind::Agent)).await.unwrap_err();
+    let error = tls.connect(&Tcp, &addr, &Expect::kind(Kind::Agent)).await.unwrap_err();
     assert_eq!(error.code(), crate::Code::Unavailable);
     assert!(error.to_string().contains(&addr), "{error}");
 }

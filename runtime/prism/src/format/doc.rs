@@ -98,7 +98,8 @@ fn fits<'d, 'a>(doc: &'d Doc<'a>, rest: &[Command<'d, 'a>], room: usize) -> bool
                 0
             }
             Doc::Group(doc, broken) => {
-                ahead.push((if *broken { Mode::Broken } else { Mode::Flat }, doc));
+                // What follows the group in question may break its own lines, and does so before this one.
+                ahead.push((if *broken { Mode::Broken } else { mode }, doc));
                 0
             }
         };

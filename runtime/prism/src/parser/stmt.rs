@@ -90,7 +90,7 @@ impl Parser<'_> {
             match self.peek() {
                 Tok::Eof | Tok::Sign(Sign::RBrace) => return,
                 Tok::Sign(Sign::Semi) if self.at >= failed => return self.bump(),
-                _ if self.at > failed && self.fresh() => return,
+                _ if self.at >= failed && self.at > start && self.fresh() => return,
                 Tok::Sign(Sign::LParen | Sign::LBracket | Sign::LBrace) | Tok::TextStart => {
                     match self.pair(self.at) {
                         // The mistake is in there; what follows the bracket is fine.

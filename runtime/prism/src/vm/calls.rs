@@ -395,7 +395,8 @@ pub(crate) fn wrong_arity(name: &str, (least, most): (usize, usize), given: usiz
         (l, m) => format!("{l} to {m} arguments"),
     };
     let given = if given == 0 { "none".to_string() } else { given.to_string() };
-    Raise::new("arity", format!("`{name}` takes {takes}, but got {given}"))
+    let who = if name == "lambda" { "this function".to_string() } else { format!("`{name}`") };
+    Raise::new("arity", format!("{who} takes {takes}, but got {given}"))
 }
 
 #[cold]

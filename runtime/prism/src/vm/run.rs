@@ -64,6 +64,9 @@ impl Interrupt {
     }
 }
 
+/// Calls that a fault lists.
+const MAX_CALLERS: usize = 5;
+
 /// An error that was thrown, with where.
 pub(crate) struct Thrown {
     pub(crate) raise: Raise,
@@ -361,8 +364,16 @@ impl Vm {
         let span = spans.next().unwrap_or_default();
         let mut fault = Diagnostic::new(raise.code, Kind::Runtime, raise.message.clone(), span, files);
         fault.hint.clone_from(&raise.hint);
-        for caller in spans.take(4) {
-            fault = fault.related(caller, "called from here", files);
+        let mut last = span;
+        for caller in spans {
+            // A recursion is told once.
+            if caller != last {
+                fault = fault.related(caller, "called from here", files);
+                last = caller;
+            }
+            if fault.related.len() == MAX_CALLERS {
+                break;
+            }
         }
         fault
     }
