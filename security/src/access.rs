@@ -25,7 +25,7 @@ pub struct Denied {
     pub message: String,
 }
 
-/// A method, or everything with a prefix if it ends with `*`, and who may call it.
+/// A gRPC method or an HTTP path, or everything with a prefix if it ends with `*`, and who may call it.
 struct Row {
     methods: &'static str,
     callers: &'static [Kind],
@@ -57,7 +57,8 @@ const TABLE: &[Row] = &[
     row("/parallax.confidence.ConfidenceAgent/*", ANYONE),
     row("/grpc.health.v1.*", ANYONE),
     row("/grpc.reflection.*", ANYONE),
-    row("/health*", ANYONE),
+    row("/health", ANYONE),
+    row("/health/*", ANYONE),
     row("/metrics", ANYONE),
     row("/api/*", &[Operator, Agent]),
 ];
@@ -137,7 +138,12 @@ mod tests {
         ("/parallax.confidence.ConfidenceAgent/Analyze", "CDAOL"),
         ("/grpc.health.v1.Health/Check", "CDAOL"),
         ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "CDAOL"),
+        ("/health", "CDAOL"),
+        ("/health/ready", "CDAOL"),
+        ("/metrics", "CDAOL"),
+        ("/api/agents", "AOL"),
         // Not in the table.
+        ("/healthy", ""),
         ("/parallax.registry.Registry/Purge", ""),
         ("/parallax.registry.Registry/RegisterAll", ""),
         ("/parallax.patterns.PatternServiceX/GetPattern", ""),

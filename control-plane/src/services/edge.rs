@@ -32,7 +32,9 @@ pub fn guard(router: Router, metrics: Arc<ControlPlaneMetrics>) -> Router {
             let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
             let span = info_span!("request", path);
             propagate::extract(request.headers(), &span);
-            let response = match check(&request) {
+            // Where nothing is served there is nothing to protect: that it is so may be told.
+            let verdict = if route.is_some() || grpc { check(&request) } else { Ok(()) };
+            let response = match verdict {
                 Ok(()) => next.run(request).instrument(span).await,
                 Err(denied) if grpc => status(&denied).into_http(),
                 Err(denied) => respond(&denied),
