@@ -18,7 +18,7 @@ use crate::{
     args::Args,
     exit::{Code, Exit, Result},
     instance::{self, authority_dir, local_tls},
-    settings,
+    settings::Settings,
     start::OPERATOR,
 };
 
@@ -41,13 +41,14 @@ struct Target {
 }
 
 impl Target {
-    /// The flag or `PARALLAX_API_URL`; else the instance of the data directory; else the default port.
+    /// The flag or `PARALLAX_API_URL`; else the instance of the data directory; else where the settings have it.
     fn find(args: &Args) -> Result<Self> {
-        let data_dir = settings::data_dir(args)?;
-        let running = || instance::running(&data_dir)?.http.map(|addr| format!("https://{addr}"));
+        let settings = Settings::load(args, &[])?.settings;
+        let running = || instance::running(&settings.data_dir)?.http;
+        let url = args.api_url.clone();
         let url =
-            args.api_url.clone().or_else(running).unwrap_or_else(|| "https://127.0.0.1:3000".to_owned());
-        Ok(Self { url, data_dir })
+            url.unwrap_or_else(|| format!("https://{}", running().unwrap_or(settings.control_plane.http)));
+        Ok(Self { url, data_dir: settings.data_dir })
     }
 
     fn not_running(&self, why: impl std::fmt::Display) -> Exit {
@@ -83,6 +84,8 @@ impl Api {
             let tls = operator(&target)?;
             tls.connect(&System, &addr, &Expect::kind(Kind::ControlPlane)).await.map_err(|e| match e {
                 SecurityError::Unreachable { .. } => target.not_running(e),
+                // Somebody is there, but not the control plane of this data directory.
+                SecurityError::Handshake { .. } | SecurityError::WrongPeer { .. } => target.not_running(e),
                 other => Exit::failed(format!("{}: {other}", target.url)),
             })
         };

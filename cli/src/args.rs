@@ -188,8 +188,12 @@ pub enum Prism {
     },
     /// Run a program that asks nobody: no agents, patterns or models
     Run(PrismRun),
+    /// Try the language out, entry by entry
+    Repl,
     /// Bring programs into the one layout
     Fmt(PrismFmt),
+    /// The language server that editors start; it speaks over standard input and output
+    Lsp,
 }
 
 #[derive(clap::Args)]

@@ -29,7 +29,7 @@ pub async fn run(args: Args) -> Result {
         Command::Agent(agent) => agent::run(&args, agent).await,
         Command::Pattern(pattern) => pattern::run(&args, pattern).await,
         Command::Runs(runs) => runs::run(&args, runs).await,
-        Command::Prism(prism) => prism::run(prism).await,
+        Command::Prism(prism) => prism::run(&args, prism).await,
         Command::Config(config) => config::run(&args, config),
         #[cfg(feature = "demo")]
         Command::Demo { keep } => demo::run(&args, *keep).await,

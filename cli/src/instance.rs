@@ -29,6 +29,13 @@ pub struct Owned {
     _lock: File,
 }
 
+/// Makes a directory that nobody else can look into: runs hold what users typed.
+pub(crate) fn make_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
 fn lock_file(dir: &Path) -> PathBuf {
     dir.join("parallax.lock")
 }
@@ -58,7 +65,7 @@ impl Owned {
     /// One that is taken, or cannot be written to.
     pub fn take(dir: &Path) -> Result<Self> {
         let unusable = |e| unusable(dir, &e);
-        fs::create_dir_all(dir).map_err(unusable)?;
+        make_private(dir).map_err(unusable)?;
         let lock = File::options()
             .create(true)
             .truncate(false)

@@ -21,9 +21,30 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> String {
 pub fn value(json: &Json) -> String {
     match json {
         Json::Null => "–".to_owned(),
-        Json::String(text) => text.clone(),
+        Json::String(text) => clean(text),
         other => other.to_string(),
     }
+}
+
+/// Text of others on one line, without what a terminal would obey: control characters, and those that turn the
+/// direction of writing.
+#[must_use]
+pub fn clean(text: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .map(|c| {
+            if c == '\n' {
+                ' '
+            } else if obeyed(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// A confidence with two decimals, or a dash.
@@ -35,7 +56,7 @@ pub fn confidence(json: &Json) -> String {
 /// The first `most` characters, and an ellipsis if there are more.
 #[must_use]
 pub fn short(text: &str, most: usize) -> String {
-    let line = text.replace('\n', " ");
+    let line = clean(text);
     if line.chars().count() <= most {
         return line;
     }

@@ -269,7 +269,7 @@ async fn detach(args: &Args, start: &args::Start) -> Result {
     }
     let log_file = data_dir.join("parallax.log");
     let unusable = |e| instance::unusable(&data_dir, &e);
-    std::fs::create_dir_all(&data_dir).map_err(unusable)?;
+    instance::make_private(&data_dir).map_err(unusable)?;
     let log = std::fs::File::create(&log_file).map_err(unusable)?;
     let program = std::env::current_exe().map_err(Exit::failed)?;
     let own_args = std::env::args_os().skip(1).filter(|arg| arg != "-d" && arg != "--detached");
@@ -284,7 +284,7 @@ async fn detach(args: &Args, start: &args::Start) -> Result {
                 return Ok(own);
             }
             if let Ok(Some(_)) = child.try_wait() {
-                return Err(last_line(&log_file));
+                return Err(complaint(&log_file));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -299,13 +299,12 @@ async fn detach(args: &Args, start: &args::Start) -> Result {
     }
 }
 
-fn last_line(log: &Path) -> String {
+fn complaint(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let last = text.lines().rfind(|line| line.starts_with("parallax: "));
-    last.map_or_else(
-        || format!("it ended at once; see {}", log.display()),
-        |l| l["parallax: ".len()..].to_owned(),
-    )
+    // The complaint is the last thing that a process says, over however many lines.
+    let last =
+        format!("\n{text}").rsplit_once("\nparallax: ").map(|(_, complaint)| complaint.trim_end().to_owned());
+    last.unwrap_or_else(|| format!("it ended at once; see {}", log.display()))
 }
 
 fn print_addresses(addresses: &Addresses) {

@@ -1,4 +1,5 @@
 //! What README.md shows is what is there, and what it tells to type works.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     path::Path,

@@ -40,6 +40,12 @@ const MAX_NESTING: usize = 8;
 const CALL_SHARE: f64 = 0.8;
 /// How sure an answer counts whose agent states nothing, neither with it nor at registration.
 const UNSTATED: f64 = 0.5;
+/// The longest that a run may take or sleep, whatever it asks for.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Effects that one run may ask for: its journal holds each of them.
+const MAX_EFFECTS: u64 = 20_000;
+/// Effects that a message names one by one.
+const NAMED: usize = 5;
 /// The capability of agents that stand for language models.
 const LLM: &str = "llm";
 /// A node hears of an agent a moment after the registry has it: for how long a call may wait for that, and how
@@ -70,9 +76,13 @@ pub(crate) struct Driver {
     start: Start,
     summary: Summary,
     journal: Vec<Entry>,
+    /// The last effect that an earlier process asked for.
+    known: u64,
     /// Absent only during a step.
     script: Option<Script>,
     wanted: BTreeMap<u64, Wanted>,
+    /// Outcomes that are not written down yet.
+    arrived: Vec<(Entry, (EffectId, Outcome))>,
     /// Calls that wait until fewer are in flight.
     held: VecDeque<u64>,
     in_flight: BTreeSet<u64>,
@@ -93,12 +103,14 @@ impl Driver {
         let had = context.env.now().duration_since(run.summary.started_at).unsigned_abs();
         Self {
             key: run.summary.key.clone(),
-            deadline: Instant::now() + timeout.saturating_sub(had),
+            deadline: Instant::now() + timeout.min(LONGEST).saturating_sub(had),
             session: context.nodes.session(),
             summary: run.summary,
             journal: run.entries,
             script: Some(program.start(host(&start))),
             start,
+            known: 0,
+            arrived: Vec::new(),
             wanted: BTreeMap::new(),
             held: VecDeque::new(),
             in_flight: BTreeSet::new(),
@@ -111,7 +123,7 @@ impl Driver {
     /// To the end of the run, or until the process stops: then `None`.
     pub(crate) async fn run(mut self) -> Result<Option<Summary>> {
         let journal = std::mem::take(&mut self.journal);
-        let known = journal.iter().filter_map(requested).max().unwrap_or(0);
+        self.known = journal.iter().filter_map(requested).max().unwrap_or(0);
         let mut entries = Vec::new();
         let mut stepped = self.replay(&journal).await;
         loop {
@@ -120,7 +132,7 @@ impl Driver {
                 Err(end) => return self.end(entries, end).await.map(Some),
             };
             let at = self.now();
-            entries.extend(effects.iter().filter(|effect| effect.id.0 > known).map(|effect| Entry {
+            entries.extend(effects.iter().filter(|effect| effect.id.0 > self.known).map(|effect| Entry {
                 at,
                 event: Event::Requested {
                     effect: effect.id.0,
@@ -132,17 +144,21 @@ impl Driver {
                 self.begin(effect.id.0).await;
             }
             let (deadline, stopping) = (self.deadline, self.runs.context().life.stopping());
-            let resolved = tokio::select! {
-                resolved = self.outcomes() => Some(resolved),
-                () = tokio::time::sleep_until(deadline) => None,
-                () = stopping => return Ok(None),
+            let (late, stop) = tokio::select! {
+                () = self.outcomes() => (false, false),
+                () = tokio::time::sleep_until(deadline) => (true, false),
+                () = stopping => (false, true),
             };
-            let Some(resolved) = resolved else {
+            let (resolutions, outcomes) = std::mem::take(&mut self.arrived).into_iter().unzip();
+            entries = resolutions;
+            if stop {
+                self.append(entries).await?;
+                return Ok(None);
+            }
+            if late {
                 let end = self.timed_out();
                 return self.end(entries, end).await.map(Some);
-            };
-            let (resolutions, outcomes) = resolved.into_iter().unzip();
-            entries = resolutions;
+            }
             stepped = self.step(outcomes, &mut entries).await;
         }
     }
@@ -233,8 +249,7 @@ impl Driver {
                     return self.others.push(done(outcome));
                 }
                 let data = serde_json::to_value(options).expect("options are plain data");
-                let asked =
-                    options.timeout.filter(|ms| *ms >= 0.0).map(|ms| Duration::from_secs_f64(ms / 1e3));
+                let asked = options.timeout.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
                 let (target, prompt) = (Target::Capability(LLM.to_owned()), prompt.clone());
                 self.call(id, target, prompt, &data, BTreeMap::new(), asked).await;
             }
@@ -244,7 +259,7 @@ impl Driver {
                 self.others.push(nested.map(move |outcome| (id, outcome)).boxed());
             }
             EffectKind::Sleep { ms } => {
-                let until = wanted.begun + Duration::from_millis(*ms);
+                let until = wanted.begun + Duration::from_millis(*ms).min(LONGEST);
                 let sleep = async move {
                     tokio::time::sleep_until(until).await;
                     (id, Outcome::Value(Value::null()))
@@ -306,28 +321,29 @@ impl Driver {
                 target: Some(target),
                 request: Some(request),
                 effect,
-                attempt: 1,
+                // A later process asks again for what an earlier one may have asked for.
+                attempt: if id <= self.known { 2 } else { 1 },
                 traceparent: traceparent.to_owned(),
             })
             .await;
     }
 
     /// Waits for an outcome that is wanted, and takes along those that are there already.
-    async fn outcomes(&mut self) -> Vec<(Entry, (EffectId, Outcome))> {
-        let mut resolved = Vec::new();
-        while resolved.is_empty() {
-            let arrived = self.arrival().await;
-            resolved.extend(self.receive(arrived).await);
+    async fn outcomes(&mut self) {
+        while self.arrived.is_empty() {
+            let arrival = self.arrival().await;
+            let resolved = self.receive(arrival).await;
+            self.arrived.extend(resolved);
         }
-        while let Some(arrived) = self.arrival().now_or_never() {
-            resolved.extend(self.receive(arrived).await);
+        while let Some(arrival) = self.arrival().now_or_never() {
+            let resolved = self.receive(arrival).await;
+            self.arrived.extend(resolved);
         }
         while self.in_flight.len() < self.most_calls()
             && let Some(id) = self.held.pop_front()
         {
             self.begin(id).await;
         }
-        resolved
     }
 
     async fn arrival(&mut self) -> Arrival {
@@ -459,7 +475,11 @@ impl Driver {
     }
 
     fn timed_out(&self) -> End {
-        let waiting: Vec<String> = self.wanted.values().map(|wanted| describe(&wanted.kind)).collect();
+        let mut waiting: Vec<String> =
+            self.wanted.values().take(NAMED).map(|wanted| describe(&wanted.kind)).collect();
+        if self.wanted.len() > NAMED {
+            waiting.push(format!("and {} more", self.wanted.len() - NAMED));
+        }
         let timeout = self.start.options.timeout.unwrap_or(self.runs.context().bounds.run_timeout);
         let what = if waiting.is_empty() { "its script was busy".to_owned() } else { waiting.join(", ") };
         failed(TIMEOUT, format!("not done after {timeout:?}; waiting for: {what}"))
@@ -552,7 +572,7 @@ fn host(start: &Start) -> Host {
         agents: agents.collect(),
         task: Some(start.pattern.clone()),
         data: Value::from_json(&start.input),
-        limits: Limits::default(),
+        limits: Limits { effects: MAX_EFFECTS, ..Limits::default() },
     }
 }
 

@@ -33,6 +33,10 @@ pub enum Error {
     NoRun { id: String },
     #[error("{0}")]
     NotServed(&'static str),
+    #[error(
+        "plaintext is for programs on this machine that call it by a loopback name, not for {0}; use mTLS"
+    )]
+    Foreign(String),
     #[error("the control plane is stopping; send the request to another or again later")]
     Stopping,
     #[error(transparent)]
@@ -55,7 +59,7 @@ impl Coded for Error {
             | Self::NoPattern { .. }
             | Self::NoVersion { .. }
             | Self::NoRun { .. } => Code::NotFound,
-            Self::NotYours(_) => Code::PermissionDenied,
+            Self::NotYours(_) | Self::Foreign(_) => Code::PermissionDenied,
             Self::NotServed(_) => Code::Unimplemented,
             Self::Stopping => Code::Unavailable,
             Self::Store(e) => e.code(),
@@ -75,6 +79,7 @@ impl Coded for Error {
             Self::Stopping => "PARALLAX-RUN-002",
             Self::Invalid { .. } => "PARALLAX-API-001",
             Self::NotServed(_) => "PARALLAX-API-002",
+            Self::Foreign(_) => "PARALLAX-API-003",
             Self::Store(e) => e.reason(),
         }
     }

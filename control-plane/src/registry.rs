@@ -138,12 +138,13 @@ impl Registry {
         may_speak_for(peer, &agent.key)?;
         let value = serde_json::to_vec(&agent).expect("an agent is plain data");
         let key = store_key(&agent.key);
-        let lease = self.store.grant(agent.ttl).await?;
         for _ in 0..RACES {
             let before = self.store.get(&key).await?;
             if let Some(before) = &before {
                 may_replace(&decode(before)?, &agent, peer)?;
             }
+            // Granted last, so that nobody who is refused leaves a lease behind.
+            let lease = self.store.grant(agent.ttl).await?;
             let expect = before.as_ref().map_or(Expect::Absent, |entry| Expect::At(entry.revision));
             match self.store.put(&key, value.clone(), Some(&lease), expect).await {
                 Ok(revision) => {
@@ -162,11 +163,10 @@ impl Registry {
                     );
                     return Ok(format!("{tenant}/{}/{lease}", agent.key.id));
                 }
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { .. }) => self.store.revoke(&lease).await?,
                 Err(e) => return Err(e.into()),
             }
         }
-        self.store.revoke(&lease).await?;
         Err(StoreError::Conflict { what: format!("agent {}", agent.key.id) }.into())
     }
 

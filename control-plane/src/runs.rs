@@ -2,10 +2,12 @@
 
 use std::{
     collections::{HashMap, hash_map},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt;
 use parallax_prism::Program;
 use parallax_runtime::{
     env::{Env, parse_id},
@@ -185,7 +187,12 @@ impl Runs {
         let drive = async move {
             let begun = Instant::now();
             runs.context().metrics.runs_active.inc();
-            match Driver::new(runs.clone(), run, &program).run().await {
+            let driving = async { Driver::new(runs.clone(), run, &program).run().await };
+            let driven = match AssertUnwindSafe(driving).catch_unwind().await {
+                Ok(driven) => driven,
+                Err(_) => runs.end_panicked(&key).await.map(Some),
+            };
+            match driven {
                 Ok(Some(summary)) => {
                     let (status, calls) = (summary.status, summary.calls);
                     info!(%status, calls, ms = begun.elapsed().as_millis() as u64, "run ended");
@@ -199,6 +206,17 @@ impl Runs {
             drop(running);
         };
         self.context().life.spawn("run", drive.instrument(span));
+    }
+
+    /// A driver that panicked takes neither the run's callers nor the next start along.
+    async fn end_panicked(&self, key: &RunKey) -> Result<Summary> {
+        let mut summary = self.get(key).await?.summary;
+        let message = "the driver panicked; this is a defect of Parallax, please report it".to_owned();
+        let event = Event::Failed { code: "internal".to_owned(), message };
+        let entry = Entry { at: self.context().env.now(), event };
+        self.context().store.append(key, summary.len, std::slice::from_ref(&entry)).await?;
+        summary.apply(&entry);
+        Ok(summary)
     }
 
     fn count_end(&self, summary: &Summary, duration: Duration) {

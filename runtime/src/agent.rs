@@ -88,7 +88,8 @@ impl Agent {
         now: Timestamp,
     ) -> Result<Self, Invalid> {
         check_name("agent.id", &message.id)?;
-        check_endpoint(&message.endpoint)?;
+        check_endpoint(&message.endpoint, transport)?;
+        check_text("agent.name", &message.name)?;
         if message.capabilities.len() > MAX_CAPABILITIES {
             return Err(invalid(
                 "agent.capabilities",
@@ -197,13 +198,39 @@ fn check_name(field: &'static str, name: &str) -> Result<(), Invalid> {
     }
 }
 
-fn check_endpoint(endpoint: &str) -> Result<(), Invalid> {
+fn check_text(field: &'static str, text: &str) -> Result<(), Invalid> {
+    if text.len() > MAX_NAME {
+        return Err(invalid(field, format!("is {} bytes long, at most {MAX_NAME}", text.len())));
+    }
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => Err(invalid(field, format!("contains the control character {c:?}; leave it out"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether `host` or `host:port` names this machine by a loopback name, or all of its addresses.
+#[must_use]
+pub fn is_loopback(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let address = host.parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())
+}
+
+fn check_endpoint(endpoint: &str, transport: Transport) -> Result<(), Invalid> {
     let wrong = |why: &str| {
         let shown = endpoint.escape_debug();
         invalid("agent.endpoint", format!("\"{shown}\" {why}; give host:port, such as 127.0.0.1:50100"))
     };
     let authority: http::uri::Authority = endpoint.parse().map_err(|_| wrong("is not host:port"))?;
     match authority.port_u16() {
+        Some(1..) if transport == Transport::Plaintext && !is_loopback(endpoint) => Err(invalid(
+            "agent.endpoint",
+            format!(
+                "\"{endpoint}\" is not on this machine, where alone plaintext may go; register over mTLS"
+            ),
+        )),
         Some(1..) if !authority.host().is_empty() && !endpoint.contains('@') => Ok(()),
         Some(0) => Err(wrong("names port 0")),
         _ => Err(wrong("names no port")),

@@ -1,9 +1,10 @@
 //! The conformance suites against each adapter, and what only one adapter promises.
+#![allow(clippy::unwrap_used)]
 
 use std::{sync::Arc, time::Duration};
 
 use parallax_runtime::{
-    env::{Env, System},
+    env::System,
     lifecycle::Lifecycle,
     store::{Expect, RegistryStore, StoreError, Stores, conformance},
 };
@@ -86,5 +87,4 @@ async fn a_bad_url_or_file_is_named() {
     assert!(message.contains("etcdd://x") && message.contains("embedded:PATH"), "{message}");
     let message = open.runs("embedded:/no/such/folder/runs.db").await.err().unwrap().to_string();
     assert!(message.contains("/no/such/folder/runs.db"), "{message}");
-    assert!(System.id() < System.id());
 }

@@ -148,7 +148,7 @@ async fn show(api: &mut Api) -> Result {
         print(format_args!("“{}”{hard}", short(sentence.text, 72)));
         for call in execution["calls"].as_array().into_iter().flatten() {
             let said = match call["error"]["message"].as_str() {
-                Some(message) => format!("failed: {message}"),
+                Some(message) => format!("failed: {}", short(message, 100)),
                 None => format!("{} ~ {}", value(&call["value"]), confidence(&call["confidence"])),
             };
             print(format_args!("    {:<22} {said}", value(&call["agentId"])));

@@ -18,7 +18,7 @@ pub(super) async fn run(args: &Args, command: &Pattern) -> Result {
         Pattern::List { json } => list(args, *json).await,
         Pattern::Show { name } => {
             let pattern = Api::connect(args).await?.get(&format!("/api/patterns/{name}")).await?;
-            print(value(&pattern["script"]));
+            print(pattern["script"].as_str().unwrap_or_default());
             Ok(())
         }
         Pattern::Validate { path, json } => validate(path, *json),

@@ -9,7 +9,7 @@ use crate::{
     api::Api,
     args::{Args, Run},
     exit::{Code, Exit, Result},
-    render::{confidence, micros, pretty, short, value},
+    render::{clean, confidence, micros, pretty, short, value},
 };
 
 pub(super) async fn run(args: &Args, run: &Run) -> Result {
@@ -27,6 +27,12 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
     let answer = api.post(&path, &json!({"input": input, "options": options})).await?;
     let execution = &answer["execution"];
     print(if run.json { pretty(execution) } else { report(execution) });
+    if execution["status"] == "running" {
+        let id = value(&execution["id"]);
+        return Err(Exit::failed(format!(
+            "the control plane is stopping; the run goes on at its next start: `parallax runs show {id}`"
+        )));
+    }
     if execution["status"] != "completed" {
         return Err(Exit::failed(format!(
             "run {} {}: {}",
@@ -70,7 +76,7 @@ pub(super) fn report(execution: &Json) -> String {
     for call in execution["calls"].as_array().into_iter().flatten() {
         let took = micros(call["durationUs"].as_u64().unwrap_or(0));
         let said = match call["error"]["message"].as_str() {
-            Some(message) => format!("failed ({}): {message}", value(&call["error"]["code"])),
+            Some(message) => format!("failed ({}): {}", value(&call["error"]["code"]), clean(message)),
             None => format!("{} ~ {}", short(&value(&call["value"]), 100), confidence(&call["confidence"])),
         };
         lines.push(format!("  {:<24} {said}  [{took}]", value(&call["agentId"])));

@@ -7,7 +7,7 @@ use crate::{
     api::Api,
     args::{Args, Runs},
     exit::Result,
-    render::{confidence, pretty, short, table, value},
+    render::{clean, confidence, pretty, short, table, value},
 };
 
 pub(super) async fn run(args: &Args, command: &Runs) -> Result {
@@ -53,7 +53,7 @@ fn list(answer: &Json) -> String {
 fn show(execution: &Json) -> String {
     let mut lines = vec![format!("input {}", execution["input"]), report(execution)];
     if let Some(error) = execution["error"].as_str() {
-        lines.push(format!("{}: {error}", value(&execution["errorCode"])));
+        lines.push(format!("{}: {}", value(&execution["errorCode"]), clean(error)));
     }
     let rows = execution["journal"].as_array().into_iter().flatten().map(|entry| {
         let mut rest = entry.clone();

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ::http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE};
+use ::http::{
+    HeaderMap, Request, StatusCode,
+    header::{CONTENT_TYPE, HOST, ORIGIN},
+};
 use axum::{
     Json, Router,
     body::Body,
@@ -10,9 +13,12 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use parallax_runtime::error::{Code, Coded, problem, status};
+use parallax_runtime::{
+    agent::is_loopback,
+    error::{Code, Coded, problem, status},
+};
 use parallax_security::{
-    Peer,
+    Peer, Transport,
     access::{self, Denied, DeniedCode},
 };
 use parallax_telemetry::{metrics::ControlPlaneMetrics, propagate};
@@ -34,6 +40,9 @@ pub fn guard(router: Router, metrics: Arc<ControlPlaneMetrics>) -> Router {
             propagate::extract(request.headers(), &span);
             // Where nothing is served there is nothing to protect: that it is so may be told.
             let verdict = if route.is_some() || grpc { check(&request) } else { Ok(()) };
+            if !grpc && let Some(why) = foreign(&request) {
+                return respond(&Error::Foreign(why));
+            }
             let response = match verdict {
                 Ok(()) => next.run(request).instrument(span).await,
                 Err(denied) if grpc => status(&denied).into_http(),
@@ -76,6 +85,23 @@ impl Coded for Refused {
 fn check(request: &Request<Body>) -> Result<(), Refused> {
     let peer = request.extensions().get::<Peer>().expect("runtime::serve names the peer of each request");
     Ok(access::check(peer, request.uri().path())?)
+}
+
+/// Why a plaintext request does not come from this machine's own programs, though its connection does: a web page
+/// in a browser here names a host or an origin of its own (DNS rebinding, cross-site requests).
+fn foreign(request: &Request<Body>) -> Option<String> {
+    let peer = request.extensions().get::<Peer>()?;
+    if peer.transport != Transport::Plaintext {
+        return None;
+    }
+    let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = text(HOST).or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    if let Some(host) = host.filter(|host| !is_loopback(host)) {
+        return Some(format!("the host \"{}\"", host.escape_debug()));
+    }
+    let origin =
+        text(ORIGIN).filter(|origin| !origin.split_once("://").is_some_and(|(_, host)| is_loopback(host)));
+    origin.map(|origin| format!("the origin \"{}\"", origin.escape_debug()))
 }
 
 /// An error as problem+json.

@@ -1,10 +1,6 @@
 //! The syntax tree. Chains of one precedence level and chains of accesses are flat lists, so that the depth of a tree
 //! is the nesting that its author wrote and no walk over it recurses further than the parser did.
 
-mod visit;
-
-pub(crate) use visit::Node;
-
 use crate::diagnostic::Span;
 use crate::lexer::Symbol;
 use std::sync::Arc;

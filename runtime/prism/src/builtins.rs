@@ -64,10 +64,10 @@ natives! {
     Debounce "debounce" Global 1 1
     DebounceOf "debounce" Hidden 2 2
     DebounceCall "debounce" Hidden 2 MANY
-    Log "console.log" Console 0 MANY
-    Warn "console.warn" Console 0 MANY
-    Error "console.error" Console 0 MANY
-    Debug "console.debug" Console 0 MANY
+    Log "log" Console 0 MANY
+    Warn "warn" Console 0 MANY
+    Error "error" Console 0 MANY
+    Debug "debug" Console 0 MANY
     Resolve "Promise.resolve" Promise 1 1
     Reject "Promise.reject" Promise 1 1
     All "Promise.all" Promise 1 1

@@ -9,6 +9,7 @@ use crate::compile::{CompileOptions, Loaded, Resolved, Use, VarId, VarKind, load
 use crate::diagnostic::{Diagnostic, File, Kind, Span, closest};
 use crate::lexer::Names;
 use crate::value::Val;
+use crate::walk::{Node, children};
 use std::collections::{BTreeSet, HashMap};
 
 /// What the checker may assume.
@@ -112,7 +113,8 @@ impl<'a> Checker<'a> {
     fn collect(&mut self, node: Node<'a>) {
         match node {
             Node::Stmt(stmt) => {
-                if let StmtKind::Let { target: Target::Name(ident), init: Some(init), .. } = &stmt.kind
+                if let StmtKind::Let { target: Target::Name(ident), init: Some(init), .. } =
+                    &exported(stmt).kind
                     && let Some(var) = self.var(ident).filter(|v| self.settled(*v))
                 {
                     match &init.kind {
@@ -120,32 +122,24 @@ impl<'a> Checker<'a> {
                         _ => drop(self.plain.insert(var, init)),
                     }
                 }
-                stmt.parts(&mut |part| self.collect(part));
             }
             Node::Function(f) => {
                 if let Some(var) = f.name.as_ref().and_then(|n| self.var(n)).filter(|v| self.settled(*v)) {
                     self.functions.insert(var, f);
                 }
-                f.parts(&mut |part| self.collect(part));
             }
-            Node::Block(block) => block.stmts.iter().for_each(|s| self.collect(Node::Stmt(s))),
-            Node::Expr(e) => e.parts(&mut |part| self.collect(part)),
+            _ => {}
         }
+        children(node, &mut |part| self.collect(part));
     }
 
     fn walk(&mut self, node: Node<'a>) {
         match node {
-            Node::Stmt(stmt) => {
-                self.statement(stmt);
-                stmt.parts(&mut |part| self.walk(part));
-            }
-            Node::Expr(e) => {
-                self.expression(e);
-                e.parts(&mut |part| self.walk(part));
-            }
-            Node::Block(block) => block.stmts.iter().for_each(|s| self.walk(Node::Stmt(s))),
-            Node::Function(f) => f.parts(&mut |part| self.walk(part)),
+            Node::Stmt(stmt) | Node::Body(stmt) => self.statement(exported(stmt)),
+            Node::Expr(e) => self.expression(e),
+            _ => {}
         }
+        children(node, &mut |part| self.walk(part));
     }
 
     fn statement(&mut self, stmt: &'a Stmt) {
@@ -155,6 +149,9 @@ impl<'a> Checker<'a> {
                 let mut idents = Vec::new();
                 pattern.names(&mut idents);
                 idents.into_iter().for_each(|i| self.assigned(i));
+            }
+            StmtKind::For { header, .. } | StmtKind::UncertainFor { header, .. } => {
+                header.init.iter().chain(&header.update).for_each(|s| self.statement(s));
             }
             StmtKind::Agents(agents) => {
                 for (ident, _) in agents {
@@ -380,5 +377,13 @@ impl Known {
         let name = name.to_string();
         let least = f.params.len();
         Known::Own { name, least, most: if f.rest.is_some() { usize::MAX } else { least } }
+    }
+}
+
+/// The statement behind `export`.
+fn exported(stmt: &Stmt) -> &Stmt {
+    match &stmt.kind {
+        StmtKind::Export(Export::Stmt(inner)) => inner,
+        _ => stmt,
     }
 }

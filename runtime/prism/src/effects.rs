@@ -106,6 +106,8 @@ pub(crate) struct Slot {
     settled: OnceLock<Settled>,
     /// Somebody has seen the result, so a failure is not lost.
     seen: AtomicBool,
+    /// The owner has been asked.
+    handed_out: AtomicBool,
 }
 
 struct Settled {
@@ -131,7 +133,13 @@ pub(crate) enum Form {
 
 impl Slot {
     pub(crate) fn new(id: EffectId, form: Form) -> Slot {
-        Slot { id, form, settled: OnceLock::new(), seen: AtomicBool::new(false) }
+        Slot {
+            id,
+            form,
+            settled: OnceLock::new(),
+            seen: AtomicBool::new(false),
+            handed_out: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn settle(&self, arrival: u64, result: Result<Val, Box<Raise>>) {
@@ -153,6 +161,14 @@ impl Slot {
 
     pub(crate) fn see(&self) {
         self.seen.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hand_out(&self) {
+        self.handed_out.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_handed_out(&self) -> bool {
+        self.handed_out.load(Ordering::Relaxed)
     }
 
     /// The failure that nobody has looked at.

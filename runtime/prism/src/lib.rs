@@ -27,6 +27,7 @@ pub mod format;
 mod lexer;
 mod limits;
 mod parser;
+mod rules;
 pub mod symbols;
 mod value;
 mod vm;
@@ -37,6 +38,7 @@ pub use compile::{CompileOptions, Facts, Program};
 pub use diagnostic::{Diagnostic, Fault, Kind, Related, Severity, Span, line_column};
 pub use effects::{Answer, Effect, EffectId, EffectKind, InvokeOptions, LlmOptions, Outcome};
 pub use limits::{Limits, MAX_NESTING, MAX_WEIGHT};
+pub use rules::{Gate, GateFailure, Rule, Rules, Selection};
 pub use value::{Value, ValueKind};
 pub use vm::{AgentInfo, Host, Interrupt, Run, Step};
 

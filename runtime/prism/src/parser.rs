@@ -2,6 +2,7 @@
 //! decides by what follows: lambda or parentheses, block or object, destructuring or expression.
 
 mod expr;
+mod module;
 mod pattern;
 mod stmt;
 #[cfg(test)]

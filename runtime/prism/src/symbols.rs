@@ -101,7 +101,8 @@ pub fn unfinished(source: &str) -> bool {
             _ => {}
         }
     }
-    depth > 0 || errors.iter().any(|e| e.hint.is_some_and(|h| h.contains("end it with") && !h.contains("double")))
+    depth > 0
+        || errors.iter().any(|e| e.hint.is_some_and(|h| h.contains("end it with") && !h.contains("double")))
 }
 
 struct Scope {

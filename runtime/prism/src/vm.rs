@@ -1,11 +1,14 @@
 //! The machine: frames on the heap, so that a script's depth is a number and not a crash, and so that it can stop at
 //! any instruction and go on later.
 
+mod build;
 mod calls;
 mod collect;
 mod data;
 mod exec;
 mod futures;
+mod modules;
+mod operate;
 mod ops;
 mod parallel;
 mod rare;
@@ -21,6 +24,7 @@ use crate::compile::{Inner, ProtoId, Reg};
 use crate::diagnostic::Raise;
 use crate::effects::{Effect, EffectId, Slot};
 use crate::limits::Limits;
+use crate::rules::Rules;
 use crate::value::{Lazy, Object, Val};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -57,17 +61,20 @@ pub(crate) enum Flow {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Wrap {
     None,
-    /// A confident result is multiplied, a plain one gets this.
-    Times(f64),
+    /// A confident result is combined with this, a plain one gets it.
+    With(f64),
     Set(f64),
 }
 
 impl Wrap {
-    fn apply(self, value: Val) -> Val {
+    fn apply(self, value: Val, rules: &Rules) -> Val {
         match self {
             Wrap::None => value,
-            Wrap::Times(c) => {
-                let c = c * value.certainty();
+            Wrap::With(c) => {
+                let c = match value.confidence() {
+                    Some(own) => rules.function_call.combine(own, c),
+                    None => c,
+                };
                 value.sure(c)
             }
             Wrap::Set(c) => value.sure(c),
@@ -154,7 +161,7 @@ pub(crate) struct Vm {
     /// Asked for and not yet handed to the owner.
     queue: Vec<Effect>,
     /// Held back by a bound on concurrency.
-    held: Vec<Effect>,
+    held: HashMap<EffectId, Effect>,
     /// Handed out and no longer wanted, to be reported.
     cancelled: Vec<EffectId>,
     /// Outcomes of these are ignored.
@@ -165,6 +172,7 @@ pub(crate) struct Vm {
     watched: Vec<Arc<Slot>>,
 
     limits: Limits,
+    rules: Rules,
     interrupt: Arc<AtomicBool>,
     /// Steps until the next look at limits and interruption.
     fuel: u32,

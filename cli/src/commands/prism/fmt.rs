@@ -39,8 +39,12 @@ pub(super) fn run(options: &PrismFmt) -> Result {
         }
     }
     match (broken, changed) {
-        (1.., _) => Err(Exit::failed(format!("{broken} of {total} files do not parse, and stay as they are"))),
-        (0, 1..) if options.check => Err(Exit::failed(format!("{changed} of {total} files are not formatted"))),
+        (1.., _) => {
+            Err(Exit::failed(format!("{broken} of {total} files do not parse, and stay as they are")))
+        }
+        (0, 1..) if options.check => {
+            Err(Exit::failed(format!("{changed} of {total} files are not formatted")))
+        }
         _ => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use parallax_prism::{Effect, EffectId, EffectKind, Fault, Outcome, Run, Step, Value};
+use parallax_prism::{Effect, EffectId, EffectKind, Fault, Outcome, Run, Span, Step, Value};
 use parallax_runtime::env::{Env, System};
 use tokio::time::Instant;
 
@@ -13,9 +13,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Why a run gave no value.
 pub(super) enum Trouble {
     /// The script's own error.
-    Fault(Fault),
+    Fault(Box<Fault>),
     /// It asks for what only the planes can do.
-    Beyond { effect: Effect, what: String },
+    Beyond { at: Span, what: String },
 }
 
 /// A run with what it waits for and what it was told.
@@ -23,6 +23,8 @@ pub(super) struct Performance {
     run: Run,
     /// Sleeps that have not ended.
     timers: Vec<(Instant, EffectId)>,
+    /// Outcomes that the run is given before anything is performed.
+    known: Vec<(EffectId, Outcome)>,
     shown: usize,
     /// Every outcome in its order: what rebuilds the run.
     pub(super) journal: Vec<(EffectId, Outcome)>,
@@ -30,21 +32,31 @@ pub(super) struct Performance {
 
 impl Performance {
     pub(super) fn new(run: Run) -> Self {
-        Self { run, timers: Vec::new(), shown: 0, journal: Vec::new() }
+        Self::replay(run, Vec::new(), 0)
+    }
+
+    /// A run that is told first what it was told before, and whose first lines have been shown.
+    pub(super) fn replay(run: Run, journal: Vec<(EffectId, Outcome)>, shown: usize) -> Self {
+        Self { run, timers: Vec::new(), known: journal.clone(), shown, journal }
+    }
+
+    /// Lines shown so far.
+    pub(super) fn shown(&self) -> usize {
+        self.shown
     }
 
     /// Steps until the run ends, and shows every line when it is printed.
     pub(super) async fn finish(&mut self, mut show: impl FnMut(&str)) -> Result<Value, Trouble> {
-        let mut outcomes = Vec::new();
+        let mut outcomes = std::mem::take(&mut self.known);
         loop {
             let step = self.run.step(std::mem::take(&mut outcomes));
-            for line in &self.run.output()[self.shown..] {
+            for line in self.run.output().iter().skip(self.shown) {
                 show(line);
             }
-            self.shown = self.run.output().len();
+            self.shown = self.shown.max(self.run.output().len());
             match step {
                 Step::Done(value) => return Ok(value),
-                Step::Failed(fault) => return Err(Trouble::Fault(fault)),
+                Step::Failed(fault) => return Err(Trouble::Fault(Box::new(fault))),
                 Step::Need { effects, cancelled } => {
                     self.timers.retain(|(_, id)| !cancelled.contains(id));
                     for effect in effects {
@@ -83,7 +95,7 @@ impl Performance {
             EffectKind::Pattern { name, .. } => format!("run pattern {name}"),
             EffectKind::Llm { .. } => "ask a language model".to_owned(),
         };
-        Err(Trouble::Beyond { effect, what })
+        Err(Trouble::Beyond { at: effect.span, what })
     }
 
     /// Waits for the sleep that ends first.

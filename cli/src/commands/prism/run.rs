@@ -24,8 +24,14 @@ pub(super) async fn run(options: &PrismRun) -> Result {
         }
     };
     let profile = if options.strict { Profile::Strict } else { Profile::Pattern };
-    let name = options.file.display().to_string();
-    let program = source::compile(&text, &CompileOptions { name, profile, modules: None })?;
+    let mut name = options.file.display().to_string();
+    // Imports are resolved against a path that says where the file is.
+    let absolute = std::path::absolute(&options.file).unwrap_or_else(|_| options.file.clone());
+    let modules = source::modules(&text, &absolute);
+    if modules.is_some() {
+        name = absolute.display().to_string();
+    }
+    let program = source::compile(&text, &CompileOptions { name, profile, modules })?;
     let mut performance = Performance::new(program.start(Host { data, ..Host::default() }));
     match performance.finish(|line| print(line)).await {
         Ok(value) => {
@@ -49,9 +55,9 @@ pub(super) fn explained(trouble: &Trouble, program: &Program) -> String {
             let source = program_source(program, &fault.file);
             format!("the program failed\n{}", Diagnostic::render(fault, source).trim_end())
         }
-        Trouble::Beyond { effect, what } => {
-            let (name, source) = program.file(effect.span.file).unwrap_or_default();
-            let (line, column) = parallax_prism::line_column(source, effect.span.start);
+        Trouble::Beyond { at, what } => {
+            let (name, source) = program.file(at.file).unwrap_or_default();
+            let (line, column) = parallax_prism::line_column(source, at.start);
             let advice = "without the planes: put the file into the pattern directory and use `parallax run`";
             format!("{name}:{line}:{column}: this would {what}, which cannot be done {advice}")
         }

@@ -1,8 +1,13 @@
 //! Reading source, and showing what is wrong with it.
 
-use std::{fmt::Write, io::Read, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    io::Read,
+    path::{Component, Path, PathBuf},
+};
 
-use parallax_prism::{CompileOptions, Diagnostic, Program, Severity};
+use parallax_prism::{CompileOptions, Diagnostic, Program, Severity, symbols::Outline};
 
 use crate::exit::{Exit, Result};
 
@@ -37,4 +42,67 @@ pub(super) fn report<'a>(name: &str, wrong: &[Diagnostic], source: impl Fn(&str)
             .expect("a string takes all text");
     }
     text
+}
+
+/// More files than any program has, so that a chain of imports ends.
+const MOST_MODULES: usize = 500;
+
+/// The files that a program imports, directly or not, by absolute path. None if it imports nothing, or has no file
+/// that paths could be relative to. What cannot be found is left out, and reported when the program is compiled.
+pub(super) fn modules(text: &str, file: &Path) -> Option<BTreeMap<String, String>> {
+    let mut modules = BTreeMap::new();
+    let imports = Outline::of(text).imports;
+    if imports.is_empty() || !file.is_absolute() {
+        return None;
+    }
+    let mut wanted: Vec<(PathBuf, String)> =
+        imports.into_iter().map(|path| (file.to_owned(), path)).collect();
+    while let Some((importer, path)) = wanted.pop() {
+        let found = candidates(&importer, &path).into_iter().find_map(|candidate| {
+            let name = candidate.to_str()?.to_owned();
+            candidate
+                .is_file()
+                .then(|| std::fs::read_to_string(&candidate).ok())
+                .flatten()
+                .map(|text| (name, text))
+        });
+        let Some((name, text)) = found else { continue };
+        if modules.len() < MOST_MODULES && !modules.contains_key(&name) {
+            let imports = Outline::of(&text).imports;
+            wanted.extend(imports.into_iter().map(|path| (PathBuf::from(&name), path)));
+            modules.insert(name, text);
+        }
+    }
+    Some(modules)
+}
+
+/// Where the language looks for a module, in its order.
+fn candidates(importer: &Path, path: &str) -> Vec<PathBuf> {
+    let folder = importer.parent().unwrap_or(Path::new("/"));
+    let bases: Vec<PathBuf> = if path.starts_with("./") || path.starts_with("../") || path.starts_with('/') {
+        vec![folder.join(path)]
+    } else {
+        folder.ancestors().map(|folder| folder.join("node_modules").join(path)).collect()
+    };
+    let endings = |base: PathBuf| {
+        let base = normal(&base);
+        let text = base.display().to_string();
+        [base.clone(), PathBuf::from(format!("{text}.prism")), base.join("index.prism")]
+    };
+    bases.into_iter().flat_map(endings).collect()
+}
+
+/// The path without `.` and `..`, as the language writes it.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            part => normal.push(part),
+        }
+    }
+    normal
 }

@@ -95,7 +95,7 @@ pub(crate) fn llm_arguments(native: Native, args: &[Val]) -> Raised<(String, Llm
         Some(Val::Obj(object)) => object,
         Some(other) => return Err(bad_argument(native, "options as an object", other)),
     };
-    for (key, value) in given.entries() {
+    for (key, value) in given.entries().filter(|(_, v)| !matches!(v, Val::Null)) {
         let wrong = |wanted: &str| {
             let message =
                 format!("option `{key}` of `{}` is {wanted}, not {}", native.name(), value.described());

@@ -2,6 +2,7 @@
 
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, File, Kind, Span};
+use crate::walk::{Node, children};
 
 type Report<'r> = &'r mut dyn FnMut(Diagnostic);
 
@@ -33,16 +34,13 @@ fn warning(message: &str, span: Span, files: &[File]) -> Diagnostic {
 
 fn inside(node: Node<'_>, report: Report<'_>, files: &[File]) {
     match node {
-        Node::Block(block) => statements(&block.stmts, report, files),
-        Node::Stmt(stmt) => stmt.parts(&mut |part| inside(part, report, files)),
-        Node::Function(f) => f.parts(&mut |part| inside(part, report, files)),
-        Node::Expr(e) => {
-            if let ExprKind::Match(m) = &e.kind {
-                arms(m, report, files);
-            }
-            e.parts(&mut |part| inside(part, report, files));
+        Node::Block(block) | Node::Branch(block) | Node::Catch(_, block) => {
+            return statements(&block.stmts, report, files);
         }
+        Node::Expr(Expr { kind: ExprKind::Match(m), .. }) => arms(m, report, files),
+        _ => {}
     }
+    children(node, &mut |part| inside(part, report, files));
 }
 
 /// Whether what follows the statement never runs.

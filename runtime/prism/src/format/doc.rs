@@ -19,6 +19,8 @@ pub(super) enum Doc<'a> {
     Comment(&'a str, bool),
     All(Vec<Doc<'a>>),
     Indent(Box<Doc<'a>>),
+    /// Indented if the group around it is broken.
+    Hang(Box<Doc<'a>>),
     /// On one line if it fits and is not to be broken in any case.
     Group(Box<Doc<'a>>, bool),
 }
@@ -52,7 +54,8 @@ pub(super) fn print(doc: &Doc<'_>) -> String {
             Doc::Blank => printer.breaks = 2,
             Doc::Comment(text, own_line) => printer.comment(text, *own_line, indent),
             Doc::All(docs) => stack.extend(docs.iter().rev().map(|doc| (indent, mode, doc))),
-            Doc::Indent(doc) => stack.push((indent + INDENT, mode, doc)),
+            Doc::Hang(doc) if mode == Mode::Flat => stack.push((indent, mode, doc)),
+            Doc::Indent(doc) | Doc::Hang(doc) => stack.push((indent + INDENT, mode, doc)),
             Doc::Group(doc, broken) => {
                 let column = if printer.breaks > 0 { indent } else { printer.column };
                 let flat = !broken && fits(doc, &stack, WIDTH.saturating_sub(column));
@@ -60,6 +63,7 @@ pub(super) fn print(doc: &Doc<'_>) -> String {
             }
         }
     }
+    printer.out.truncate(printer.out.trim_end_matches(' ').len());
     if !printer.out.is_empty() {
         printer.out.push('\n');
     }
@@ -93,7 +97,7 @@ fn fits<'d, 'a>(doc: &'d Doc<'a>, rest: &[Command<'d, 'a>], room: usize) -> bool
                 ahead.extend(docs.iter().rev().map(|doc| (mode, doc)));
                 0
             }
-            Doc::Indent(doc) => {
+            Doc::Indent(doc) | Doc::Hang(doc) => {
                 ahead.push((mode, doc));
                 0
             }

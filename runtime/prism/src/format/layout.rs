@@ -113,20 +113,28 @@ impl<'a> Layout<'_, 'a> {
     fn statement(&self, lo: usize, hi: usize) -> Laid<'a> {
         let (mut docs, mut broken, mut hard) = (Vec::new(), false, false);
         let mut from = lo;
-        loop {
-            let body = self.outer(from, hi).find_map(|at| {
-                let end = self.marks.bodies.get(&self.pieces[at].start)?;
-                (at > lo).then_some((at, *end))
-            });
-            let Some((at, end)) = body else { break };
+        while let Some(at) = self.outer(from, hi).find(|at| self.body_end(*at, lo).is_some()) {
+            let (head, a) = self.expression(from, at);
+            docs.push(head);
+            hard |= a;
+            if self.marks.blocks.contains(&self.pieces[at].start) {
+                let (block, a) = self.run(at, at + 1);
+                docs.extend([Doc::Space, block]);
+                hard |= a;
+                from = self.after(at);
+                if from < hi && !self.is(from, Sign::Semi) {
+                    docs.push(Doc::Space);
+                }
+                continue;
+            }
+            let end = self.body_end(at, lo).unwrap_or_default();
             let mut stop = self.outer(at, hi).find(|i| self.pieces[*i].start >= end).unwrap_or(hi);
             if stop < hi && self.is(stop, Sign::Semi) {
                 stop += 1;
             }
-            let ((head, a), (body, b)) = (self.expression(from, at), self.statement(at, stop));
+            let (body, a) = self.statement(at, stop);
             broken |= self.pieces[at].fresh;
-            hard |= a || b;
-            docs.push(head);
+            hard |= a;
             docs.push(Doc::Indent(Box::new(Doc::All(vec![Doc::Line, body]))));
             if stop < hi {
                 docs.push(Doc::Line);
@@ -139,6 +147,17 @@ impl<'a> Layout<'_, 'a> {
         let (rest, a) = self.expression(from, hi);
         docs.push(rest);
         (Doc::Group(Box::new(Doc::All(docs)), broken), hard || broken || a)
+    }
+
+    /// Where the body that starts here ends: a block of the statement itself, not of a lambda in it, or a single
+    /// statement. None if no body starts here.
+    fn body_end(&self, at: usize, lo: usize) -> Option<u32> {
+        let start = self.pieces[at].start;
+        if self.marks.blocks.contains(&start) {
+            let own = at == 0 || !self.is(at - 1, Sign::Arrow);
+            return own.then(|| self.pieces[self.after(at) - 1].start);
+        }
+        self.marks.bodies.get(&start).copied().filter(|_| at > lo)
     }
 
     /// `{ … }` with statements.
@@ -165,7 +184,9 @@ impl<'a> Layout<'_, 'a> {
         inner.extend(self.statements(open + 1, close));
         inner.push(self.closing_comments(open, close));
         let inner = Doc::Indent(Box::new(Doc::All(inner)));
-        (Doc::All(vec![opener, inner, Doc::Hard, self.bare(close).0]), true)
+        let doc = Doc::All(vec![opener, inner, Doc::Hard, self.bare(close).0]);
+        // Broken, so that what is inside is not laid out as a part of the line that the block began on.
+        (Doc::Group(Box::new(doc), true), true)
     }
 
     /// The comments right before a closing bracket, which belong to what it closes.

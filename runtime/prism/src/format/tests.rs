@@ -71,6 +71,27 @@ fn special_statements() {
 }
 
 #[test]
+fn bodies_are_not_indented_with_their_conditions() {
+    gives("while a&&b{\nc\n}", "while a && b {\n  c\n}\n");
+    gives("return a?b:{\nc:1}", "return a ? b : {\n  c: 1\n}\n");
+    gives("a||f(x=>{\ny\nz})", "a || f(x => {\n  y\n  z\n})\n");
+    gives("if(a){\nb}else if(c){d\n}else{\ne}", "if (a) {\n  b\n} else if (c) {\n  d\n} else {\n  e\n}\n");
+    gives("do{\na\n}while b<c", "do {\n  a\n} while b < c\n");
+    gives("try{\na()}catch(e){\nb}finally{\nc}", "try {\n  a()\n} catch (e) {\n  b\n} finally {\n  c\n}\n");
+    gives("in context c{\na\n}->d", "in context c {\n  a\n} -> d\n");
+    gives("function f(a)~>0.5{\na}", "function f(a) ~> 0.5 {\n  a\n}\n");
+}
+
+/// The head of a call is measured up to the bracket that may break, in a block as outside.
+#[test]
+fn parameters_stay_together() {
+    let call = "xs.reduce((best, s) => s.support_of > best.support_of ? s : best, { value: null, support: 0, agents: [], more: 1 })";
+    let laid = "xs.reduce((best, s) => s.support_of > best.support_of ? s : best, {\n    value: null,\n    support: 0,\n    \
+                agents: [],\n    more: 1\n  })";
+    gives(&format!("for x in xs {{\n{call}\n}}"), &format!("for x in xs {{\n  {laid}\n}}\n"));
+}
+
+#[test]
 fn broken_source_is_diagnosed() {
     let wrong = format("let = 1", "x.prism").expect_err("it does not parse");
     assert_eq!((wrong[0].code, wrong[0].line), ("syntax", 1));
@@ -164,4 +185,51 @@ fn comments_anywhere() {
     }
     assert_eq!(kept, tried);
     assert!(tried > 500, "{tried}");
+}
+
+/// Whatever is typed, the tools answer.
+#[test]
+fn broken_programs_are_no_trouble() {
+    let mut seed = 11_usize;
+    for (name, source) in programs() {
+        for _ in 0..20 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let bound = |at: usize| (0..=at % (source.len() + 1)).rev().find(|i| source.is_char_boundary(*i));
+            let (a, b) = (bound(seed >> 33).expect("0 is one"), bound(seed >> 20).expect("0 is one"));
+            // A part is missing, or a part alone.
+            for text in
+                [format!("{}{}", &source[..a.min(b)], &source[a.max(b)..]), source[a.min(b)..].to_string()]
+            {
+                if let Ok(once) = format(&text, &name) {
+                    assert_eq!(format(&once, &name).expect("it parses"), once, "{text}");
+                }
+                let outline = crate::symbols::Outline::of(&text);
+                outline.visible(a as u32);
+                crate::symbols::unfinished(&text);
+            }
+        }
+    }
+}
+
+#[test]
+fn deep_programs_have_a_layout() {
+    let nest = |open: &str, inner: &str, close: &str, depth: usize| {
+        format!("{}{inner}{}", open.repeat(depth), close.repeat(depth))
+    };
+    let programs = [
+        nest("(", "1", ")", 40),
+        nest("[", "1", "]", 40),
+        nest("if (a) { ", "b", " }", 60),
+        nest("if (a) ", "b", "", 60),
+        nest("f(x => { g(", "b", ") })", 20),
+        nest("a ? b : ", "c", "", 50),
+        nest("- ", "c", "", 60),
+    ];
+    for program in programs {
+        assert!(settled(&program, "").expect("it parses").is_some(), "{program}");
+    }
+    // Deeper than the parser goes is an error and no more.
+    for depth in [1_000, 100_000] {
+        format(&nest("[", "1", "]", depth), "").expect_err("too deep");
+    }
 }

@@ -36,9 +36,9 @@ pub fn methods(profile: Profile) -> impl Iterator<Item = Entry> {
 pub fn keywords() -> impl Iterator<Item = &'static str> {
     use Word::*;
     let words = [
-        If, Else, Uncertain, High, Medium, Low, Default, In, Context, Agents, Function, Return, Let, Const, Match,
-        True, False, Null, For, While, Do, Break, Continue, Typeof, Instanceof, Import, Export, From, As, Async,
-        Await, Try, Catch, Finally,
+        If, Else, Uncertain, High, Medium, Low, Default, In, Context, Agents, Function, Return, Let, Const,
+        Match, True, False, Null, For, While, Do, Break, Continue, Typeof, Instanceof, Import, Export, From,
+        As, Async, Await, Try, Catch, Finally,
     ];
     words.into_iter().map(Word::text)
 }
@@ -52,16 +52,32 @@ fn documented(name: &'static str, table: &[(&'static str, &'static str, &'static
 const GLOBALS: &[(&str, &str, &str)] = &[
     ("map", "map(array, fn)", "A new array of what `fn` gives for each element."),
     ("filter", "filter(array, fn)", "The elements for which `fn` gives something truthy."),
-    ("reduce", "reduce(array, fn, initial?)", "Folds the array from the left with `fn(accumulator, element)`."),
+    (
+        "reduce",
+        "reduce(array, fn, initial?)",
+        "Folds the array from the left with `fn(accumulator, element)`.",
+    ),
     ("max", "max(number…)", "The largest, with its own confidence."),
     ("min", "min(number…)", "The smallest, with its own confidence."),
     ("print", "print(value…)", "Prints a line; a confident value is shown as `value ~> 0.85`."),
     ("console", "console", "`log`, `warn`, `error` and `debug`, which print."),
     ("confidence", "confidence(k)(fn)", "`fn` with every result at confidence `k`."),
-    ("threshold", "threshold(k)(array)", "The elements whose confidence is at least `k`, and all plain ones."),
-    ("consensus", "consensus(array, { strategy: \"max\"|\"min\" }?)", "The element with the highest confidence."),
+    (
+        "threshold",
+        "threshold(k)(array)",
+        "The elements whose confidence is at least `k`, and all plain ones.",
+    ),
+    (
+        "consensus",
+        "consensus(array, { strategy: \"max\"|\"min\" }?)",
+        "The element with the highest confidence.",
+    ),
     ("aggregate", "aggregate(array, { strategy, combine }?)", "The array, at the combined confidence."),
-    ("sortBy", "sortBy(key, \"asc\"|\"desc\"?)(array)", "The array sorted by a property, at confidence 0.95."),
+    (
+        "sortBy",
+        "sortBy(key, \"asc\"|\"desc\"?)(array)",
+        "The array sorted by a property, at confidence 0.95.",
+    ),
     ("groupBy", "groupBy(key|fn)(array)", "An object of arrays."),
     ("llm", "llm(prompt, options?)", "What a language model says, with its confidence."),
     ("stream_llm", "stream_llm(prompt, options?)", "The same in pieces: `{ next, cancel, result }`."),

@@ -12,7 +12,10 @@ fn names_mean_their_innermost_declaration() {
     let inner = source.find("return a").unwrap() + 7;
     assert_eq!(declared(source, inner), Some(("a".into(), SymbolKind::Parameter, 21)));
     let b = source.find("+ b").unwrap() + 2;
-    assert_eq!(declared(source, b), Some(("b".into(), SymbolKind::Variable, source.find("b = 2").unwrap() as u32)));
+    assert_eq!(
+        declared(source, b),
+        Some(("b".into(), SymbolKind::Variable, source.find("b = 2").unwrap() as u32))
+    );
     let last = source.rfind("(a)").unwrap() + 1;
     assert_eq!(declared(source, last), Some(("a".into(), SymbolKind::Variable, 4)));
     let call = source.rfind("f(a)").unwrap();

@@ -13,6 +13,10 @@ impl Vm {
             let message = format!("calls nest more than {} deep", self.limits.depth);
             return Err(Raise::new("limit_depth", message));
         }
+        // Windows of functions with very many variables.
+        if 16 * self.stack.len() as u64 > self.limits.memory {
+            return Err(self.out_of_memory());
+        }
         Ok(())
     }
 
@@ -48,7 +52,7 @@ impl Vm {
                 }
                 Val::Sure(sure) => {
                     ret.wrap = match ret.wrap {
-                        Wrap::None => Wrap::Times(sure.confidence),
+                        Wrap::None => Wrap::With(sure.confidence),
                         wrap => wrap,
                     };
                     sure.value.clone()
@@ -64,7 +68,7 @@ impl Vm {
                     Body::Graded { f, confidence } => {
                         ret.wrap = match ret.wrap {
                             Wrap::None => Wrap::Set(*confidence),
-                            Wrap::Times(c) => Wrap::Set(c * confidence),
+                            Wrap::With(c) => Wrap::Set(self.rules.function_call.combine(c, *confidence)),
                             Wrap::Set(c) => Wrap::Set(c),
                         };
                         f.clone()
@@ -178,7 +182,7 @@ impl Vm {
         // The method works on the plain value; its result is as sure as the receiver.
         let receiver = receiver.clone();
         let wrap = match ret.wrap {
-            Wrap::None => Wrap::Times(c),
+            Wrap::None => Wrap::With(c),
             wrap => wrap,
         };
         self.partial(native, &[receiver], at + 1, n, Ret { wrap, ..ret })
@@ -236,7 +240,7 @@ impl Vm {
             Started::Value(value) => match (ret.wrap, value) {
                 (Wrap::None, value) => return Ok(Flow::Value(value)),
                 (_, Val::Pending(slot)) => (Val::Null, Task::wait(slot, Then::Value)),
-                (wrap, value) => return Ok(Flow::Value(wrap.apply(value))),
+                (wrap, value) => return Ok(Flow::Value(wrap.apply(value, &self.rules))),
             },
             Started::Task(callee, task) => (callee, task),
         };

@@ -67,7 +67,7 @@ impl Vm {
         Ok(())
     }
 
-    fn out_of_memory(&self) -> Box<Raise> {
+    pub(super) fn out_of_memory(&self) -> Box<Raise> {
         Raise::new("limit_memory", format!("the run uses more than {} bytes", self.limits.memory))
     }
 

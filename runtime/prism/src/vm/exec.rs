@@ -266,7 +266,7 @@ impl Vm {
                     Op::TestEq { sense, a, b } => {
                         let is = match (&get!(a), &get!(b)) {
                             (Val::Num(x), Val::Num(y)) => x == y,
-                            (Val::Str(x), Val::Str(y)) => x == y,
+                            (Val::Str(x), Val::Str(y)) if x.len().min(y.len()) < SHORT => x == y,
                             _ => tri!(self.truth_of(BinOp::Eq, at!(a), at!(b))),
                         };
                         branch!(is == sense);
@@ -338,7 +338,7 @@ impl Vm {
                         self.stack.truncate(frame.floor as usize);
                         let value = match frame.ret.wrap {
                             Wrap::None => value,
-                            wrap => wrap.apply(value),
+                            wrap => wrap.apply(value, &self.rules),
                         };
                         match self.frames.last_mut() {
                             Some(Frame { kind: FrameKind::Code { .. }, .. }) => {
@@ -403,8 +403,7 @@ impl Vm {
                     }
                     Op::PushIn { skip, arr, first, n } => {
                         if let Val::Arr(_) = get!(arr) {
-                            let items = self.take_all(at!(first), n as usize);
-                            tri!(self.extend_at(at!(arr), items));
+                            tri!(self.push_at(at!(arr), at!(first), n as usize));
                             pc += skip as usize;
                         } else if let Val::Pending(_) = get!(arr) {
                             tri!(self.force_at(at!(arr)));
@@ -458,6 +457,9 @@ impl Vm {
         self.stack[first..first + n].iter_mut().map(|v| std::mem::replace(v, Val::Null)).collect()
     }
 }
+
+/// Comparing texts up to this size costs no more than an instruction.
+const SHORT: usize = 256;
 
 /// Whole numbers are common, and their remainder is much cheaper than the general one.
 fn remainder(x: f64, y: f64) -> f64 {

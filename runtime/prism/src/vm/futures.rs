@@ -1,4 +1,14 @@
 //! Effects asked for, and values that wait for their answers.
+//!
+//! A call that needs the owner queues its effect at once and gives a pending value, which can be stored and passed on
+//! like any other. Whoever looks at it waits; until somebody does, further effects are queued, and all of them go out
+//! together. So `agents.map(a => a.analyze(t, d))` asks everyone at once, and a loop that looks at each answer asks one
+//! after the other, without a word about concurrency in the script.
+//!
+//! A failure is an error where the answer is looked at, with two exceptions. Leaving a `try` that has a `catch` waits
+//! for what was asked for inside it, so that the `catch` covers those calls wherever their values went. And a language
+//! model's failure that nobody looked at is an error at the end of the run; an agent's is not, for the others' answers
+//! still count.
 
 use super::{Ran, Trap, Vm};
 use crate::builtins::agents;
@@ -52,6 +62,7 @@ impl Vm {
     /// Makes sure that nothing inside is pending either.
     pub(crate) fn settle_at(&mut self, at: usize) -> Ran<()> {
         if !self.stack[at].settled() {
+            self.spend(self.stack[at].meta().weight as usize / 8)?;
             let settled = self.settled(&self.stack[at])?;
             self.stack[at] = settled;
         }
@@ -120,8 +131,8 @@ impl Vm {
         if self.outstanding.remove(&slot.id).is_none() {
             return;
         }
-        let waiting = |effects: &[Effect]| effects.iter().any(|e| e.id == slot.id);
-        if !waiting(&self.queue) && !waiting(&self.held) {
+        self.held.remove(&slot.id);
+        if slot.is_handed_out() {
             self.cancelled.push(slot.id);
         }
         self.forgotten.insert(slot.id);

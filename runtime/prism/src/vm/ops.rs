@@ -2,14 +2,16 @@
 
 use crate::ast::{BinOp, UnOp};
 use crate::diagnostic::{Raise, Raised};
+use crate::rules::{GateFailure, Rule, Rules, Selection};
 use crate::value::{Promise, Val, display, instance_of, loose_equal, strict_equal};
 
 /// Any binary operator but `&&` and `||`, which are jumps.
-pub(super) fn binary(op: BinOp, a: &Val, b: &Val) -> Raised<Val> {
+pub(super) fn binary(op: BinOp, a: &Val, b: &Val, rules: &Rules) -> Raised<Val> {
     use BinOp::*;
     let (ca, cb) = (a.confidence(), b.confidence());
     let sure = ca.is_some() || cb.is_some();
-    if matches!(b.plain(), Val::Promise(_)) {
+    let equality_op = matches!(op, Eq | Ne | Same | NotSame);
+    if matches!(b.plain(), Val::Promise(_)) && !equality_op {
         let message = format!("`{}` cannot take a promise on its right", op.text());
         return Err(Raise::new("bad_operand", message).hint("use `await` first"));
     }
@@ -19,7 +21,7 @@ pub(super) fn binary(op: BinOp, a: &Val, b: &Val) -> Raised<Val> {
             if !sure {
                 return Err(needs_confident(op.text()));
             }
-            return confident(op, a, b);
+            return confident(op, a, b, rules);
         }
         InstanceOf => return instance(a, b),
         _ => {}
@@ -34,10 +36,15 @@ pub(super) fn binary(op: BinOp, a: &Val, b: &Val) -> Raised<Val> {
             }
         }
         Lt | Le | Gt | Ge => compare(op, x, y)?,
-        Eq | Ne | Same | NotSame => equality(op, x, y)?,
+        _ if equality_op => equality(op, x, y)?,
         _ => arithmetic(op, x, y)?,
     };
-    Ok(if sure { value.sure(a.certainty().min(b.certainty())) } else { value })
+    let rule = match op {
+        Coalesce => Rule::Min,
+        Lt | Le | Gt | Ge | Eq | Ne | Same | NotSame => rules.comparison,
+        _ => rules.arithmetic,
+    };
+    Ok(if sure { value.sure(rule.combine(a.certainty(), b.certainty())) } else { value })
 }
 
 #[cold]
@@ -46,7 +53,7 @@ pub(super) fn needs_confident(op: &str) -> Box<Raise> {
         .hint("attach one with `value ~> 0.8`")
 }
 
-fn confident(op: BinOp, a: &Val, b: &Val) -> Raised<Val> {
+fn confident(op: BinOp, a: &Val, b: &Val, rules: &Rules) -> Raised<Val> {
     use BinOp::*;
     let (ca, cb) = (a.certainty(), b.certainty());
     let (x, y) = (a.plain(), b.plain());
@@ -61,14 +68,34 @@ fn confident(op: BinOp, a: &Val, b: &Val) -> Raised<Val> {
         SureLe => compare(Le, x, y)?,
         SureGe => compare(Ge, x, y)?,
         SureAnd => Val::Bool(x.truthy() && y.truthy()),
-        SureOr => return Ok(Val::Bool(x.truthy() || y.truthy()).sure(ca.max(cb))),
+        SureOr => Val::Bool(x.truthy() || y.truthy()),
         Chain => y.clone(),
-        SureCoalesce => return Ok(if ca >= 0.5 { a.clone() } else { b.clone() }),
-        SureSelect => return Ok(if ca >= cb { a.clone() } else { b.clone() }),
-        SureGate => return Ok(if ca >= 0.7 { b.clone() } else { x.clone().sure(ca * 0.5) }),
+        SureCoalesce => return Ok(if ca >= rules.coalesce_threshold { a.clone() } else { b.clone() }),
+        SureSelect => {
+            let left = match rules.parallel {
+                Selection::Max => ca >= cb,
+                Selection::Min => ca <= cb,
+            };
+            return Ok(if left { a.clone() } else { b.clone() });
+        }
+        SureGate if ca >= rules.gate.threshold => return Ok(b.clone()),
+        SureGate => {
+            return Ok(match rules.gate.on_fail {
+                GateFailure::Reduce => x.clone().sure((ca * rules.gate.reduce_factor).clamp(0.0, 1.0)),
+                GateFailure::ReturnNull => Val::Null,
+                GateFailure::ReturnLeft => a.clone(),
+            });
+        }
         _ => unreachable!("{op:?} is no confident operator"),
     };
-    Ok(value.sure(ca.min(cb)))
+    let rule = match op {
+        SureAnd => rules.logical_and,
+        SureOr => rules.logical_or,
+        Chain => rules.chain,
+        SureEq | SureNe | SureLt | SureLe | SureGe => rules.comparison,
+        _ => rules.arithmetic,
+    };
+    Ok(value.sure(rule.combine(ca, cb)))
 }
 
 fn arithmetic_numbers(op: BinOp, plain: BinOp, x: &Val, y: &Val) -> Raised<Val> {
@@ -141,9 +168,30 @@ fn compare_type(op: BinOp, x: &Val, y: &Val) -> Box<Raise> {
     )
 }
 
+/// How much a comparison has to look at, unless that is too much.
+pub(super) fn comparison_work(x: &Val, y: &Val) -> Raised<usize> {
+    let (x, y) = (x.plain(), y.plain());
+    let (wx, wy) = (x.meta().weight, y.meta().weight);
+    let looked_at = match (x, y) {
+        (Val::Arr(_), Val::Arr(_)) | (Val::Obj(_), Val::Obj(_)) => {
+            if wx < wy {
+                x
+            } else {
+                y
+            }
+        }
+        // Compared by their texts.
+        (Val::Arr(_) | Val::Obj(_), Val::Str(_)) => x,
+        (Val::Str(_), Val::Arr(_) | Val::Obj(_)) => y,
+        (Val::Str(_), Val::Str(_)) => return Ok(wx.min(wy) as usize),
+        _ => return Ok(1),
+    };
+    looked_at.check_weight()?;
+    Ok(looked_at.meta().weight as usize)
+}
+
 fn equality(op: BinOp, x: &Val, y: &Val) -> Raised<Val> {
-    x.check_weight()?;
-    y.check_weight()?;
+    comparison_work(x, y)?;
     Ok(Val::Bool(match op {
         BinOp::Eq => loose_equal(x, y),
         BinOp::Ne => !loose_equal(x, y),

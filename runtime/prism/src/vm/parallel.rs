@@ -6,8 +6,9 @@ use super::tasks::{Next, Task, Then};
 use super::{Ran, Trap, Vm};
 use crate::builtins::{Native, agents};
 use crate::diagnostic::{Raise, Raised};
-use crate::effects::{EffectKind, Form, Slot};
+use crate::effects::{EffectId, EffectKind, Form, Slot};
 use crate::value::{Body, Object, Promise, Val, Value, text};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,9 @@ pub(super) struct Parallel {
     max: usize,
     /// Calls that succeeded, in order of arrival.
     arrived: Vec<usize>,
-    open: usize,
+    open: Vec<usize>,
+    /// The call whose function is being called.
+    starting: usize,
     failed: usize,
     /// Calls before this one have been started.
     started: usize,
@@ -57,7 +60,16 @@ impl Parallel {
                 value => Call::Done(value.clone()),
             })
             .collect();
-        Parallel { calls, mode, max, arrived: Vec::new(), open: 0, failed: 0, started: 0 }
+        Parallel {
+            calls,
+            mode,
+            max,
+            arrived: Vec::new(),
+            open: Vec::new(),
+            starting: 0,
+            failed: 0,
+            started: 0,
+        }
     }
 
     pub(super) fn values(&self, note: &mut dyn FnMut(&Val)) {
@@ -72,7 +84,10 @@ impl Parallel {
 
     /// An error in a function that was being called: the call failed.
     pub(super) fn thunk_failed(&mut self, raise: &Raise) -> bool {
-        let Some(call) = self.calls.iter_mut().find(|c| matches!(c, Call::Starting)) else { return false };
+        let call = &mut self.calls[self.starting];
+        if !matches!(call, Call::Starting) {
+            return false;
+        }
         *call = Call::Failed(raise.message.clone());
         self.failed += 1;
         true
@@ -80,11 +95,12 @@ impl Parallel {
 
     pub(super) fn next(&mut self, vm: &mut Vm, value: &mut Option<Val>) -> Ran<Next> {
         if let Some(value) = value.take()
-            && let Some(at) = self.calls.iter().position(|c| matches!(c, Call::Starting))
+            && let at = self.starting
+            && matches!(self.calls[at], Call::Starting)
         {
             self.calls[at] = match value {
                 Val::Pending(slot) => {
-                    self.open += 1;
+                    self.open.push(at);
                     Call::Open(slot)
                 }
                 value => {
@@ -98,9 +114,10 @@ impl Parallel {
             if let Some(result) = self.decided(vm)? {
                 return Ok(Next::Done(result));
             }
-            if self.started < self.calls.len() && self.open < self.max {
+            if self.started < self.calls.len() && self.open.len() < self.max {
                 let at = self.started;
                 self.started += 1;
+                self.starting = at;
                 match std::mem::replace(&mut self.calls[at], Call::Starting) {
                     Call::Thunk(f) => {
                         let callee = vm.stack.len() - 1;
@@ -109,7 +126,7 @@ impl Parallel {
                     }
                     Call::Held(slot) | Call::Open(slot) => {
                         vm.let_go(&slot);
-                        self.open += 1;
+                        self.open.push(at);
                         self.calls[at] = Call::Open(slot);
                     }
                     Call::Done(value) => {
@@ -130,23 +147,19 @@ impl Parallel {
 
     /// Takes what has arrived, in the order in which it did.
     fn harvest(&mut self) {
-        if self.open == 0 {
+        let arrival = |at: &usize| match &self.calls[*at] {
+            Call::Open(slot) => slot.arrival(),
+            _ => None,
+        };
+        let mut settled: Vec<(u64, usize)> =
+            self.open.iter().filter_map(|at| Some((arrival(at)?, *at))).collect();
+        if settled.is_empty() {
             return;
         }
-        let mut settled: Vec<(u64, usize)> = self
-            .calls
-            .iter()
-            .enumerate()
-            .filter_map(|(at, call)| match call {
-                Call::Open(slot) => slot.arrival().map(|arrival| (arrival, at)),
-                _ => None,
-            })
-            .collect();
         settled.sort_unstable();
         for (_, at) in settled {
             let Call::Open(slot) = &self.calls[at] else { continue };
             slot.see();
-            self.open -= 1;
             self.calls[at] = match slot.value() {
                 Some(Ok(value)) => {
                     self.arrived.push(at);
@@ -159,12 +172,14 @@ impl Parallel {
                 None => continue,
             };
         }
+        let calls = &self.calls;
+        self.open.retain(|at| matches!(calls[*at], Call::Open(_)));
     }
 
     fn decided(&mut self, vm: &mut Vm) -> Ran<Option<Val>> {
         let needed = match self.mode {
             Mode::All => {
-                if self.started < self.calls.len() || self.open > 0 {
+                if self.started < self.calls.len() || !self.open.is_empty() {
                     return Ok(None);
                 }
                 let results = self.calls.iter().map(|call| match call {
@@ -231,23 +246,19 @@ impl Parallel {
 impl Vm {
     /// Keeps the effects of these pending values from being handed out.
     fn hold_back(&mut self, items: &[Val]) {
-        let ids: Vec<u64> = items
-            .iter()
-            .filter_map(|v| match v {
-                Val::Pending(slot) => Some(slot.id.0),
-                _ => None,
-            })
-            .collect();
-        let (held, queue) = std::mem::take(&mut self.queue).into_iter().partition(|e| ids.contains(&e.id.0));
+        let id = |v: &Val| match v {
+            Val::Pending(slot) => Some(slot.id),
+            _ => None,
+        };
+        let ids: HashSet<EffectId> = items.iter().filter_map(id).collect();
+        let (held, queue): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|e| ids.contains(&e.id));
         self.queue = queue;
-        self.held.extend::<Vec<_>>(held);
+        self.held.extend(held.into_iter().map(|e| (e.id, e)));
     }
 
     fn let_go(&mut self, slot: &Slot) {
-        if let Some(at) = self.held.iter().position(|e| e.id == slot.id) {
-            let effect = self.held.remove(at);
-            self.queue.push(effect);
-        }
+        self.queue.extend(self.held.remove(&slot.id));
     }
 
     /// Built-ins that ask the owner. Arguments are settled; nothing may wait once something was asked for.

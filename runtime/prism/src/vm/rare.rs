@@ -79,7 +79,7 @@ impl Vm {
             }
             Op::Threshold { reg } => {
                 self.force_at(at(reg))?;
-                super::data::destructuring_threshold(&self.stack[at(reg)])?;
+                super::build::destructuring_threshold(&self.stack[at(reg)])?;
             }
             Op::Weak { empty, reg, threshold } => self.weaken(empty, at(reg), at(threshold))?,
             Op::RestArray { dst, src, from } => {

@@ -6,6 +6,7 @@ use crate::compile::{Program, Start};
 use crate::diagnostic::{Diagnostic, Fault, Kind, Raise, Raised, Span};
 use crate::effects::{Effect, EffectId, Outcome};
 use crate::limits::{Limits, MAX_NESTING, MAX_WEIGHT};
+use crate::rules::Rules;
 use crate::value::{Lazy, Object, Promise, Val, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,7 +30,8 @@ pub struct AgentInfo {
 /// What a run is given. Everything is a value; nothing is pasted into the source.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Variables by name. They take precedence over the ones below and over built-ins.
+    /// Variables by name. They take precedence over the ones below and over built-ins; an `input` here is the run's
+    /// input.
     pub globals: Vec<(String, Value)>,
     /// Bound as `agents` and `agentList`, counted by `agentCount`.
     pub agents: Vec<AgentInfo>,
@@ -126,8 +128,22 @@ impl Run {
             return step.clone();
         }
         let outstanding = &self.vm.outstanding;
-        let effects = self.vm.queue.drain(..).filter(|e| outstanding.contains_key(&e.id)).collect();
+        let wanted = |effect: &Effect| match outstanding.get(&effect.id) {
+            Some(slot) => {
+                slot.hand_out();
+                true
+            }
+            None => false,
+        };
+        let effects = self.vm.queue.drain(..).filter(wanted).collect();
         Step::Need { effects, cancelled: std::mem::take(&mut self.vm.cancelled) }
+    }
+
+    /// The same run under other rules for combining confidences. Before the first step only: a journal does not
+    /// remember rules, so whoever rebuilds the run gives them again.
+    pub fn with_rules(mut self, rules: Rules) -> Run {
+        self.vm.rules = rules;
+        self
     }
 
     /// What the program has printed so far, line by line.
@@ -211,12 +227,13 @@ impl Vm {
             arrivals: 0,
             outstanding: HashMap::new(),
             queue: Vec::new(),
-            held: Vec::new(),
+            held: HashMap::new(),
             cancelled: Vec::new(),
             forgotten: HashSet::new(),
             insist: Vec::new(),
             watched: Vec::new(),
             limits: host.limits,
+            rules: Rules::default(),
             interrupt: Arc::new(AtomicBool::new(false)),
             fuel: 0,
             steps_left: host.limits.steps,
@@ -227,6 +244,9 @@ impl Vm {
             program: inner,
         };
         let given: HashMap<String, Value> = host.globals.into_iter().collect();
+        if let Some(input) = given.get("input") {
+            vm.data = input.0.clone();
+        }
         let program = Arc::clone(&vm.program);
         let globals = &program.code.globals;
         vm.globals = globals

@@ -1,12 +1,16 @@
 //! Built-ins that call back into the script. Each is a small state machine with a frame of its own, so that a callback
 //! may wait for an answer like any other code.
 
+mod order;
+
+pub(crate) use order::{grouped, sorted};
+
 use super::parallel::Parallel;
 use super::{Flow, FrameKind, Ran, Ret, Trap, Vm, Wrap};
 use crate::diagnostic::{Raise, Raised};
 use crate::effects::Slot;
-use crate::value::{Array, Object, Val, text};
-use std::collections::HashMap;
+use crate::value::{Array, Object, Val};
+use order::{Groups, Merge};
 use std::sync::Arc;
 
 pub(crate) struct Task {
@@ -70,23 +74,6 @@ enum Search {
     Find,
     Some,
     Every,
-}
-
-#[derive(Default)]
-struct Groups {
-    order: Vec<(Arc<str>, Vec<Val>)>,
-    index: HashMap<Arc<str>, usize>,
-}
-
-/// A bottom-up merge sort that stops at every comparison.
-struct Merge {
-    from: Vec<Val>,
-    to: Vec<Val>,
-    width: usize,
-    left: usize,
-    right: usize,
-    /// End of the left and of the right run.
-    ends: (usize, usize),
 }
 
 /// What becomes of the result of a single callback.
@@ -372,83 +359,6 @@ impl Walk {
     }
 }
 
-impl Groups {
-    fn add(&mut self, key: &Val, item: Val) {
-        let key: Arc<str> = Arc::from(text(key));
-        let at = *self.index.entry(Arc::clone(&key)).or_insert_with(|| {
-            self.order.push((key, Vec::new()));
-            self.order.len() - 1
-        });
-        self.order[at].1.push(item);
-    }
-
-    fn object(&mut self) -> Raised<Val> {
-        let mut object = Object::new();
-        for (key, items) in self.order.drain(..) {
-            object.set(&key, Val::array(items)?);
-        }
-        Val::object(object)
-    }
-}
-
-/// Groups by the text of what `key` says.
-pub(crate) fn grouped(items: &[Val], key: impl Fn(&Val) -> Val) -> Raised<Val> {
-    let mut groups = Groups::default();
-    items.iter().for_each(|item| groups.add(&key(item), item.clone()));
-    groups.object()
-}
-
-/// A stable sort that takes any order, even one that contradicts itself: numbers and texts mixed do.
-pub(crate) fn sorted(items: Vec<Val>, order: impl Fn(&Val, &Val) -> std::cmp::Ordering) -> Vec<Val> {
-    let mut merge = Merge::new(items);
-    while let Some((a, b)) = merge.compared() {
-        merge.take(order(&a, &b).is_gt());
-    }
-    merge.from
-}
-
-impl Merge {
-    fn new(from: Vec<Val>) -> Merge {
-        let to = Vec::with_capacity(from.len());
-        Merge { from, to, width: 1, left: 0, right: 0, ends: (0, 0) }
-    }
-
-    /// The two elements to compare next, if the sort is not finished.
-    fn compared(&mut self) -> Option<(Val, Val)> {
-        let n = self.from.len();
-        loop {
-            if self.left < self.ends.0 && self.right < self.ends.1 {
-                return Some((self.from[self.left].clone(), self.from[self.right].clone()));
-            }
-            // One run is used up: the other follows as it is, then the next pair of runs begins.
-            self.to.extend_from_slice(&self.from[self.left.min(self.ends.0)..self.ends.0]);
-            self.to.extend_from_slice(&self.from[self.right.min(self.ends.1)..self.ends.1]);
-            let start = self.ends.1;
-            if start < n {
-                self.left = start;
-                self.right = (start + self.width).min(n);
-                self.ends = (self.right, (start + 2 * self.width).min(n));
-                continue;
-            }
-            if n > 0 {
-                std::mem::swap(&mut self.from, &mut self.to);
-            }
-            self.to.clear();
-            self.width *= 2;
-            (self.left, self.right, self.ends) = (0, 0, (0, 0));
-            if self.width >= n.max(1) * 2 || n < 2 {
-                return None;
-            }
-        }
-    }
-
-    fn take(&mut self, right: bool) {
-        let at = if right { &mut self.right } else { &mut self.left };
-        self.to.push(self.from[*at].clone());
-        *at += 1;
-    }
-}
-
 /// The confidence that an extractor gives to a text.
 fn extracted(content: &Val, verdict: &Val) -> Raised<Val> {
     let confidence = match verdict {
@@ -517,7 +427,7 @@ impl Vm {
         loop {
             if let Some(value) = &task.done {
                 let value = self.force(value)?;
-                return Ok(Some(wrap.apply(value)));
+                return Ok(Some(wrap.apply(value, &self.rules)));
             }
             if let Some(n) = task.calling {
                 match self.call_at(floor, n, Ret { dst: 0, wrap: Wrap::None }, true) {

@@ -535,6 +535,24 @@ fn a_journal_rebuilds_the_run() {
 }
 
 #[test]
+fn rules_may_be_chosen() {
+    let source = "let a = 4 ~> 0.8; let b = 5 ~> 0.5; let f = (x => x ~> 0.5) ~> 0.5;\n[<~ (a + b), <~ (a < b), <~ (a ~|| b), <~ (a ~~ b), <~ f(1), <~ (b ~?? 1), a ~||> b, b ~@> 1]";
+    let program = Program::compile(source, &CompileOptions::default()).expect("it compiles");
+    let plain = done(program.start(Host::default()).step(vec![]));
+    assert_eq!(
+        plain,
+        r#"[0.5,0.5,0.8,0.5,0.25,0.5,{"$value":4,"$confidence":0.8},{"$value":5,"$confidence":0.25}]"#
+    );
+    let rules: Rules = serde_json::from_value(json!({
+        "arithmetic": "product", "comparison": "max", "logicalOr": "min", "chain": "average", "functionCall": "min",
+        "coalesceThreshold": 0.6, "parallel": "min", "gate": {"onFail": "returnNull"}
+    }))
+    .expect("rules");
+    let other = done(program.start(Host::default()).with_rules(rules).step(vec![]));
+    assert_eq!(other, r#"[0.4,0.8,0.5,0.65,0.5,1,{"$value":5,"$confidence":0.5},null]"#);
+}
+
+#[test]
 fn values_survive_json() {
     let value = Value::from(json!({"a": [1, 2.5, "x", null, true], "n": -0.1}));
     let value = Value::object([("v", value.with_confidence(0.25)), ("w", Value::from(1e300))]);

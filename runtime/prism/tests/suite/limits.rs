@@ -87,6 +87,12 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn wide_frames_count() {
+    let many: String = (0..20_000).map(|i| format!("let v{i} = 0\n")).collect();
+    fails(&format!("function f() {{\n{many}return f() + 1 }}\nf()"), Limits::default(), "limit_memory");
+}
+
+#[test]
 fn output_and_effects_are_bounded() {
     fails("while true { print(\"0123456789\") }", Limits::default(), "limit_output");
     fails("while true { sleep(1) }", Limits { effects: 100, ..Limits::default() }, "limit_effects");

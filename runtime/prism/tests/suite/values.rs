@@ -35,7 +35,7 @@ fn text_of_values() {
         ("[1, [2, []], {}, {a: null}]", "[1, [2, []], {}, { a: null }]"),
         ("x => x", "[Function: lambda]"),
         ("print", "[Function: print]"),
-        ("console.log", "[Function: console.log]"),
+        ("console.log", "[Function: log]"),
         ("[1].map", "[Function: map]"),
         ("5 ~> 0.8", "5 (~80.0%)"),
         ("5 ~> 0.655", "5 (~65.5%)"),
@@ -329,6 +329,7 @@ fn promises() {
     both("await Promise.resolve(1 ~> 0.5)", &sure("1", 0.5));
     both("await Promise.reject(\"no\")", "runtime rejected");
     both("try { await Promise.reject(\"no\") } catch (e) { e }", "\"no\"");
+    both("let p = Promise.resolve(1);\n[p == p, p === p, 1 == p, p != p]", "[false, false, false, true]");
     both("Promise.all([1, Promise.resolve(2)])", "[1, 2]");
     both("Promise.all([Promise.reject(\"x\")])", "runtime rejected");
     both("Promise.all(5)", "runtime bad_argument");

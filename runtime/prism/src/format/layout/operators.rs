@@ -107,7 +107,7 @@ impl<'a> Layout<'_, 'a> {
             // `x ~> 0.9` is one thing; and nothing of the confidence may start a line.
             Doc::All(std::iter::once(first).chain(rest).collect())
         } else {
-            Doc::Group(Box::new(Doc::All(vec![first, Doc::Indent(Box::new(Doc::All(rest)))])), breaks)
+            Doc::Group(Box::new(Doc::All(vec![first, Doc::Hang(Box::new(Doc::All(rest)))])), breaks)
         };
         (doc, hard || breaks)
     }
@@ -142,7 +142,7 @@ impl<'a> Layout<'_, 'a> {
             from = colon + 1;
         }
         let head = head.unwrap_or(Doc::All(Vec::new()));
-        let doc = Doc::All(vec![head, Doc::Indent(Box::new(Doc::All(rest)))]);
+        let doc = Doc::All(vec![head, Doc::Hang(Box::new(Doc::All(rest)))]);
         (Doc::Group(Box::new(doc), breaks), hard || breaks)
     }
 

@@ -1,0 +1,165 @@
+//! Operators on what registers hold: waiting for answers, building texts in place, counting what it costs.
+
+use super::{Ran, Vm, ops};
+use crate::ast::{BinOp, UnOp};
+use crate::compile::Combine;
+use crate::value::{Val, display};
+use std::sync::Arc;
+
+impl Vm {
+    pub(super) fn binary_at(&mut self, op: BinOp, dst: usize, a: usize, b: usize) -> Ran<()> {
+        self.settle_at(a)?;
+        self.settle_at(b)?;
+        if op == BinOp::Add
+            && dst == a
+            && let Val::Str(_) = self.stack[a]
+            && self.stack[b].confidence().is_none()
+        {
+            return self.append_text(a, b);
+        }
+        if matches!(op, BinOp::Eq | BinOp::Ne | BinOp::Same | BinOp::NotSame | BinOp::SureEq | BinOp::SureNe)
+        {
+            let work = ops::comparison_work(&self.stack[a], &self.stack[b])?;
+            self.spend(work / 16)?;
+        }
+        let value = ops::binary(op, &self.stack[a], &self.stack[b], &self.rules)?;
+        if let Val::Str(s) = value.plain() {
+            self.charge(s.len() as u64)?;
+            self.spend(s.len() / 64)?;
+        }
+        self.stack[dst] = value;
+        Ok(())
+    }
+
+    /// `a = a + b` where `a` is a text.
+    fn append_text(&mut self, a: usize, b: usize) -> Ran<()> {
+        self.stack[b].check_weight()?;
+        let Val::Str(mut text) = std::mem::replace(&mut self.stack[a], Val::Null) else {
+            unreachable!("checked by the caller")
+        };
+        let before = text.len();
+        match Arc::get_mut(&mut text) {
+            Some(own) => display(own, &self.stack[b]),
+            None => {
+                let mut copy = String::with_capacity(text.len() * 2);
+                copy.push_str(&text);
+                display(&mut copy, &self.stack[b]);
+                self.charge(before as u64)?;
+                self.spend(before / 64)?;
+                text = Arc::new(copy);
+            }
+        }
+        let grown = text.len() - before;
+        self.stack[a] = Val::Str(text);
+        self.charge(grown as u64)?;
+        self.spend(grown / 64)?;
+        Ok(())
+    }
+
+    pub(super) fn add_all(&mut self, dst: usize, first: usize, n: usize) -> Ran<()> {
+        for at in std::iter::once(dst).chain(first..first + n) {
+            self.settle_at(at)?;
+        }
+        if let Val::Str(_) = self.stack[dst]
+            && self.stack[first..first + n].iter().all(|v| v.confidence().is_none())
+        {
+            return (first..first + n).try_for_each(|b| self.append_text(dst, b));
+        }
+        let mut sum = self.stack[dst].clone();
+        for v in &self.stack[first..first + n] {
+            sum = ops::binary(BinOp::Add, &sum, v, &self.rules)?;
+        }
+        if let Val::Str(s) = sum.plain() {
+            self.charge(s.len() as u64)?;
+        }
+        self.stack[dst] = sum;
+        Ok(())
+    }
+
+    pub(super) fn binary_with(&mut self, op: BinOp, dst: usize, a: usize, b: Val) -> Ran<()> {
+        self.stack.push(b);
+        let b = self.stack.len() - 1;
+        let result = self.binary_at(op, dst, a, b);
+        self.stack.truncate(b);
+        result
+    }
+
+    pub(super) fn truth_of(&mut self, op: BinOp, a: usize, b: usize) -> Ran<bool> {
+        self.settle_at(a)?;
+        self.settle_at(b)?;
+        if op == BinOp::Eq {
+            let work = ops::comparison_work(&self.stack[a], &self.stack[b])?;
+            self.spend(work / 16)?;
+        }
+        Ok(ops::binary(op, &self.stack[a], &self.stack[b], &self.rules)?.truthy())
+    }
+
+    pub(super) fn truth_with(&mut self, op: BinOp, a: usize, b: f64) -> Ran<bool> {
+        self.settle_at(a)?;
+        Ok(ops::binary(op, &self.stack[a], &Val::Num(b), &self.rules)?.truthy())
+    }
+
+    pub(super) fn unary_at(&mut self, op: UnOp, dst: usize, src: usize) -> Ran<()> {
+        self.force_at(src)?;
+        let mut value = ops::unary(op, &self.stack[src])?;
+        if op == UnOp::Await {
+            // What the promise held may itself be awaited.
+            value = self.force(&value)?;
+        }
+        self.stack[dst] = value;
+        Ok(())
+    }
+
+    pub(super) fn attach_at(&mut self, dst: usize, value: usize, confidence: usize) -> Ran<()> {
+        self.force_at(value)?;
+        self.force_at(confidence)?;
+        self.charge(40)?;
+        let attached = ops::attach(self.stack[value].clone(), &self.stack[confidence])?;
+        attached.meta().check()?;
+        self.stack[dst] = attached;
+        Ok(())
+    }
+
+    pub(super) fn text_at(&mut self, dst: usize, first: usize, n: usize) -> Ran<()> {
+        for at in first..first + n {
+            self.settle_at(at)?;
+            self.stack[at].check_weight()?;
+        }
+        let mut out = String::new();
+        for part in &self.stack[first..first + n] {
+            display(&mut out, part);
+        }
+        self.charge(40 + out.len() as u64)?;
+        self.spend(out.len() / 64)?;
+        self.stack[dst] = Val::str(out);
+        Ok(())
+    }
+
+    pub(super) fn combine_at(&mut self, how: Combine, dst: usize, left: usize, right: usize) -> Ran<()> {
+        self.force_at(left)?;
+        let value = match how {
+            Combine::Pipe => {
+                self.force_at(right)?;
+                let right = self.stack[right].clone();
+                match (right.confidence(), self.stack[left].confidence()) {
+                    (Some(_), _) => right,
+                    (None, Some(c)) => right.sure(c),
+                    (None, None) => return Err(ops::needs_confident("~|>").into()),
+                }
+            }
+            Combine::Filter => {
+                self.settle_at(right)?;
+                ops::filter(&self.stack[left], &self.stack[right])?
+            }
+            Combine::Ternary => {
+                self.force_at(right)?;
+                let right = self.stack[right].clone();
+                let c = self.rules.ternary.combine(self.stack[left].certainty(), right.certainty());
+                right.sure(c)
+            }
+        };
+        value.meta().check()?;
+        self.stack[dst] = value;
+        Ok(())
+    }
+}
