@@ -78,3 +78,15 @@ pub fn micros(us: u64) -> String {
 pub fn pretty(json: &Json) -> String {
     serde_json::to_string_pretty(json).expect("JSON is printable")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_cannot_command_the_terminal() {
+        let hostile = Json::from("a\u{1b}[31mb\u{7}\nroot\u{202e}");
+        assert_eq!(value(&hostile), "a\u{fffd}[31mb\u{fffd} root\u{fffd}");
+        assert_eq!(short("a\nb\u{1b}c", 4), "a b…");
+    }
+}

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use parallax_proto::registry as proto;
 use parallax_runtime::{
-    agent::{Agent, AgentKey, Transport},
+    agent::{Agent, AgentKey, Transport, clamp_ttl},
     env::Env,
     lifecycle::Lifecycle,
     store::{Change, Entry, Expect, RegistryStore, Revision, StoreError},
@@ -170,11 +170,11 @@ impl Registry {
         Err(StoreError::Conflict { what: format!("agent {}", agent.key.id) }.into())
     }
 
-    /// Begins a lease's time anew; returns its time to live.
+    /// Begins a lease's time anew, with another time to live if one is wished for; returns that which it has.
     ///
     /// # Errors
     /// A lease that is not there any more: register again. A lease of another agent.
-    pub async fn renew(&self, peer: &Peer, token: &str) -> Result<Duration> {
+    pub async fn renew(&self, peer: &Peer, token: &str, ttl: Option<Duration>) -> Result<Duration> {
         let missing = || Error::NoLease { lease: token.to_owned() };
         let mut parts = token.splitn(3, '/');
         let (Some(tenant), Some(id), Some(lease)) = (parts.next(), parts.next(), parts.next()) else {
@@ -185,10 +185,11 @@ impl Registry {
         let kept =
             self.store.get(&store_key(&key)).await?.filter(|entry| entry.lease.as_deref() == Some(lease));
         may_touch(peer, &decode(&kept.ok_or_else(missing)?)?)?;
-        let ttl = self.store.renew(lease).await.map_err(|e| match e {
-            StoreError::Missing { .. } => missing(),
-            other => other.into(),
-        })?;
+        let ttl =
+            self.store.renew(lease, ttl.map(|wish| clamp_ttl(Some(wish)))).await.map_err(|e| match e {
+                StoreError::Missing { .. } => missing(),
+                other => other.into(),
+            })?;
         self.heard(&key);
         Ok(ttl)
     }

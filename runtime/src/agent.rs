@@ -274,7 +274,22 @@ mod tests {
         assert_eq!(field(|m| m.endpoint = "http://localhost:1/x".into()), "agent.endpoint");
         assert_eq!(field(|m| m.endpoint = "localhost:0".into()), "agent.endpoint");
         assert_eq!(field(|m| m.endpoint = "localhost:70000".into()), "agent.endpoint");
+        assert_eq!(field(|m| m.name = "a\u{1b}[31m".into()), "agent.name");
         assert_eq!(field(|m| m.capabilities = vec![String::new()]), "agent.capabilities");
+    }
+
+    #[test]
+    fn plaintext_stays_on_this_machine() {
+        let register = |endpoint: &str, transport| {
+            let message = proto::AgentRegistration { endpoint: endpoint.into(), ..message() };
+            Agent::from_wire(message, "default", transport, None, Timestamp::UNIX_EPOCH).is_ok()
+        };
+        for near in ["localhost:1", "127.0.0.1:1", "[::1]:1", "0.0.0.0:1"] {
+            assert!(register(near, Transport::Plaintext), "{near}");
+        }
+        for far in ["192.0.2.2:1", "example.org:1", "localhost.example.org:1"] {
+            assert!(!register(far, Transport::Plaintext) && register(far, Transport::Mtls), "{far}");
+        }
     }
 
     #[test]

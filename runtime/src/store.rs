@@ -157,8 +157,9 @@ pub trait RegistryStore: Send + Sync {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<BoxStream<'static, Result<Change>>>;
     /// A new lease; its id is durable.
     async fn grant(&self, ttl: Duration) -> Result<String>;
-    /// Begins a lease's time anew. [`StoreError::Missing`] when it has expired or never was.
-    async fn renew(&self, lease: &str) -> Result<Duration>;
+    /// Begins a lease's time anew, with another time to live if one is given; returns that which it has now.
+    /// [`StoreError::Missing`] when it has expired or never was.
+    async fn renew(&self, lease: &str, ttl: Option<Duration>) -> Result<Duration>;
     /// Ends a lease and deletes what it keeps; an unknown one is no error.
     async fn revoke(&self, lease: &str) -> Result<()>;
 }

@@ -73,7 +73,7 @@ async fn leases_survive_a_restart_and_begin_anew() {
     let store: Arc<dyn RegistryStore> = stores().registry(&url).await.unwrap();
     let entry = store.get("/k").await.unwrap().expect("on disk");
     assert_eq!((entry.value, entry.revision, entry.lease.as_ref()), (vec![7], revision, Some(&lease)));
-    assert_eq!(store.renew(&lease).await.unwrap(), minute);
+    assert_eq!(store.renew(&lease, None).await.unwrap(), minute);
     let behind = store.watch("/", 0).await.err().expect("history is not kept across restarts");
     assert!(matches!(behind, StoreError::Compacted { .. }), "{behind}");
     store.revoke(&lease).await.unwrap();

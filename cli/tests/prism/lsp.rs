@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::prism;
 
-const URI: &str = "file:///work/test.prism";
+const URI: &str = "file:///pattern/test.prism";
 
 struct Client {
     child: Child,

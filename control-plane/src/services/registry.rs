@@ -8,7 +8,7 @@ use parallax_proto::registry::{
 use parallax_runtime::{
     agent::{Agent, AgentKey},
     env::Env,
-    wire::timestamp_to_wire,
+    wire::{duration_from_wire, timestamp_to_wire},
 };
 use std::{collections::BTreeMap, sync::Arc};
 use tonic::{Request, Response, Status};
@@ -55,8 +55,8 @@ impl registry_server::Registry for Service {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RegisterResponse>, Status> {
         let peer = peer(&request);
-        let lease_id = request.into_inner().lease_id;
-        let ttl = self.registry.renew(&peer, &lease_id).await?;
+        let RenewRequest { lease_id, ttl } = request.into_inner();
+        let ttl = self.registry.renew(&peer, &lease_id, ttl.and_then(duration_from_wire)).await?;
         let message = format!("good for another {} s", ttl.as_secs());
         Ok(Response::new(RegisterResponse { success: true, message, lease_id }))
     }

@@ -31,6 +31,24 @@ async fn health_tells_what_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_web_page_in_a_browser_on_this_machine_is_not_served() {
+    let world = World::start().await;
+    let foreign = [
+        "host: evil.example",
+        "host: localhost.evil.example:3000",
+        "host: localhost\r\norigin: http://evil.example",
+        "host: localhost\r\norigin: null",
+    ];
+    for headers in foreign {
+        let refused = world.http_as(headers, "GET", "/api/executions", "").await;
+        assert!(refused.problem(403, "PARALLAX-API-003").contains("use mTLS"), "{headers}");
+    }
+    for headers in ["host: 127.0.0.1:3000", "host: [::1]:3000\r\norigin: http://localhost:5173"] {
+        assert_eq!(world.http_as(headers, "GET", "/api/executions", "").await.status, 200, "{headers}");
+    }
+}
+
+#[tokio::test]
 async fn runs_are_counted() {
     let world = world().await;
     let run = world.http("POST", "/api/patterns/add/execute", "{\"input\": {\"a\": 1, \"b\": 2}}").await;

@@ -86,6 +86,10 @@ async fn registering_again_replaces_and_ends_the_old_lease() {
     let status = registry.renew(renew(&old)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "PARALLAX-REGISTRY-003"));
     assert!(registry.renew(renew(&new)).await.unwrap().into_inner().success);
+    let wish = parallax_runtime::wire::duration_to_wire(std::time::Duration::from_secs(300));
+    let longer = RenewRequest { ttl: Some(wish), ..renew(&new) };
+    assert!(registry.renew(longer).await.unwrap().into_inner().message.contains("300 s"));
+    assert!(registry.renew(renew(&new)).await.unwrap().into_inner().message.contains("300 s"), "it stays so");
 }
 
 #[tokio::test]

@@ -114,10 +114,15 @@ impl World {
 
     /// An HTTP/1.1 request in plaintext, byte for byte as a client without TLS sends it.
     pub(crate) async fn http(&self, method: &str, path: &str, body: &str) -> Response {
+        self.http_as("host: localhost", method, path, body).await
+    }
+
+    /// The same with other headers.
+    pub(crate) async fn http_as(&self, headers: &str, method: &str, path: &str, body: &str) -> Response {
         let mut stream = TcpStream::connect(self.plane.http).await.unwrap();
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\n{headers}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();

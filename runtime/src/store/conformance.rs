@@ -50,7 +50,7 @@ pub async fn registry_leases_keep_their_keys(store: &dyn RegistryStore) {
     store.revoke(&old).await.expect("revoke");
     let left: Vec<_> = store.list("/l/").await.expect("list").entries.into_iter().map(|e| e.key).collect();
     assert_eq!(left, ["/l/kept", "/l/moved"]);
-    assert!(matches!(store.renew(&old).await, Err(StoreError::Missing { .. })));
+    assert!(matches!(store.renew(&old, None).await, Err(StoreError::Missing { .. })));
     let refused = store.put("/l/x", vec![], Some(&old), Expect::Anything).await;
     assert!(matches!(refused, Err(StoreError::Missing { .. })), "{refused:?}");
     store.revoke(&old).await.expect("revoking twice is no error");
@@ -67,14 +67,17 @@ pub async fn registry_leases_expire<F: Future<Output = ()>>(
     let mut changes = store.watch("/e/", put).await.expect("watch");
     for _ in 0..3 {
         wait(ttl * 2 / 3).await;
-        assert_eq!(store.renew(&lease).await.expect("renew"), ttl);
+        assert_eq!(store.renew(&lease, None).await.expect("renew"), ttl);
     }
+    let shorter = ttl - Duration::from_secs(1);
+    assert_eq!(store.renew(&lease, Some(shorter)).await.expect("renew"), shorter);
+    assert_eq!(store.renew(&lease, None).await.expect("renew"), shorter, "it stays so");
     assert!(store.get("/e/1").await.expect("get").is_some(), "renewed, so alive past its time to live");
     wait(ttl + Duration::from_secs(1)).await;
     let deleted = changes.next().await.expect("the stream goes on").expect("watch");
     assert!(matches!(&deleted, Change::Delete { key, .. } if key == "/e/1"), "{deleted:?}");
     assert!(store.get("/e/1").await.expect("get").is_none());
-    assert!(matches!(store.renew(&lease).await, Err(StoreError::Missing { .. })));
+    assert!(matches!(store.renew(&lease, None).await, Err(StoreError::Missing { .. })));
 }
 
 /// Clause 5 of [`RegistryStore`]: a watch shows every change once, in order, whenever it began.

@@ -165,6 +165,19 @@ impl Registry {
 }
 
 impl Shared {
+    /// Begins a lease's time anew at `now`, with another time to live if one is given.
+    fn extend(&self, lease: &str, ttl: Option<Duration>, now: Instant) -> Result<Duration> {
+        let mut state = self.state.lock();
+        match state.leases.get_mut(lease).filter(|lease| lease.deadline > now) {
+            Some(lease) => {
+                lease.ttl = ttl.unwrap_or(lease.ttl);
+                lease.deadline = now + lease.ttl;
+                Ok(lease.ttl)
+            }
+            None => Err(StoreError::Missing { what: format!("lease {lease}") }),
+        }
+    }
+
     /// Makes committed changes visible, in order.
     fn publish(&self, changes: Vec<Change>) {
         let Some(latest) = changes.last().map(Change::revision) else { return };
@@ -272,16 +285,24 @@ impl RegistryStore for Registry {
         Ok(id)
     }
 
-    async fn renew(&self, lease: &str) -> Result<Duration> {
-        let mut state = self.shared.state.lock();
+    async fn renew(&self, lease: &str, ttl: Option<Duration>) -> Result<Duration> {
+        let had = self.shared.extend(lease, None, Instant::now())?;
+        let Some(wanted) = ttl.filter(|wanted| *wanted != had) else { return Ok(had) };
+        let (row, shared) = (lease.to_owned(), self.shared.clone());
+        let work = move |connection: &Connection| {
+            let ttl_ms = i64::try_from(wanted.as_millis()).unwrap_or(i64::MAX);
+            let mut update = connection.prepare_cached("UPDATE leases SET ttl_ms = ? WHERE id = ?")?;
+            update.execute(params![ttl_ms, row])?;
+            Ok(row)
+        };
+        // Taken here: the store's thread has no part in the runtime's time, which tests pause.
         let now = Instant::now();
-        match state.leases.get_mut(lease).filter(|lease| lease.deadline > now) {
-            Some(lease) => {
-                lease.deadline = now + lease.ttl;
-                Ok(lease.ttl)
-            }
-            None => Err(StoreError::Missing { what: format!("lease {lease}") }),
-        }
+        let publish = move |row: String| {
+            let extended = shared.extend(&row, Some(wanted), now);
+            shared.leases_changed.notify_one();
+            extended
+        };
+        self.database.write_then(work, publish).await?
     }
 
     async fn revoke(&self, lease: &str) -> Result<()> {
