@@ -11,39 +11,35 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use parallax_prism::{
-    AgentInfo, Answer, Effect, EffectId, EffectKind, Host, Limits, Outcome, Program, Run as Script, Step,
-    Value,
-};
+use parallax_prism::{Answer, Effect, EffectId, EffectKind, Outcome, Program, Run as Script, Step, Value};
 use parallax_proto::{
     confidence::AgentRequest,
     dataplane::v1::{Call, CallOutcome, call::Target, call_outcome, failure::Cause},
 };
 use parallax_runtime::{
     confidence::Confidence,
-    run::{Entry, Event, Options, Resolution, Run, RunKey, Start, Summary},
+    run::{Entry, Event, Resolution, Run, RunKey, Start, Summary},
     wire,
 };
 use serde_json::Value as Json;
 use tokio::time::Instant;
 use tracing::debug_span;
 
+mod script;
+
 use crate::{
     dispatch::{MAX_IN_FLIGHT, Session},
     error::Result,
-    runs::{Request, Runs},
+    runs::Runs,
 };
+use script::{confidence_of, describe, host, kind_name, nested};
 
-/// Patterns within patterns.
-const MAX_NESTING: usize = 8;
 /// Of what is left of a run's time, the share that one call may take, so that the others' answers still count.
 const CALL_SHARE: f64 = 0.8;
 /// How sure an answer counts whose agent states nothing, neither with it nor at registration.
 const UNSTATED: f64 = 0.5;
 /// The longest that a run may take or sleep, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Effects that one run may ask for: its journal holds each of them.
-const MAX_EFFECTS: u64 = 20_000;
 /// Effects that a message names one by one.
 const NAMED: usize = 5;
 /// The capability of agents that stand for language models.
@@ -511,92 +507,5 @@ fn requested(entry: &Entry) -> Option<u64> {
     match entry.event {
         Event::Requested { effect, .. } => Some(effect),
         _ => None,
-    }
-}
-
-/// Runs another pattern as a run of its own, whose id says whose effect it is: begun again after a crash, it is
-/// joined and not repeated.
-fn nested(
-    runs: Runs,
-    parent: &RunKey,
-    effect: u64,
-    name: String,
-    input: &Value,
-    options: &Options,
-) -> impl Future<Output = Outcome> + Send + 'static {
-    let key = RunKey { tenant: parent.tenant.clone(), id: format!("{}.{effect}", parent.id) };
-    let request =
-        Request { pattern: name, version: String::new(), input: input.to_json(), options: options.clone() };
-    let too_deep = key.id.matches('.').count() > MAX_NESTING;
-    let fail = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
-    async move {
-        if too_deep {
-            return fail("nesting", format!("patterns are nested deeper than {MAX_NESTING}"));
-        }
-        // Boxed, as a run may start a run.
-        let started: BoxFuture<'_, Result<RunKey>> = runs.start_as(key, request).boxed();
-        let run = match started.await {
-            Ok(key) => runs.wait(&key).await,
-            Err(e) => Err(e),
-        };
-        match run {
-            Err(e) => fail("pattern", e.to_string()),
-            Ok(run) => match (run.value(), &run.summary.error) {
-                (Some(value), _) => {
-                    let value = Value::from_json(value);
-                    Outcome::Value(match run.summary.confidence {
-                        Some(confidence) => value.with_confidence(confidence),
-                        None => value,
-                    })
-                }
-                (None, Some((code, message))) => fail(code, message.clone()),
-                // The process is stopping; the next one joins the nested run again.
-                (None, None) => std::future::pending().await,
-            },
-        }
-    }
-}
-
-/// What the script sees of the outside.
-fn host(start: &Start) -> Host {
-    let agents = start.agents.iter().map(|agent| AgentInfo {
-        id: agent.key.id.clone(),
-        name: agent.name.clone(),
-        capabilities: agent.capabilities.clone(),
-        expertise: agent.metadata.default_confidence.map_or(1.0, Confidence::get),
-        confidence: agent.metadata.default_confidence.map(Confidence::get),
-        labels: agent.metadata.labels.clone(),
-    });
-    Host {
-        globals: vec![],
-        agents: agents.collect(),
-        task: Some(start.pattern.clone()),
-        data: Value::from_json(&start.input),
-        limits: Limits { effects: MAX_EFFECTS, ..Limits::default() },
-    }
-}
-
-/// Of a run's result: its own, or what a field `confidence` of it says. None is invented.
-fn confidence_of(value: &Value) -> Option<f64> {
-    let field = || value.get("confidence").and_then(|field| field.as_f64());
-    value.confidence().or_else(field).and_then(Confidence::stated).map(Confidence::get)
-}
-
-fn kind_name(kind: &EffectKind) -> &'static str {
-    match kind {
-        EffectKind::Invoke { .. } => "invoke",
-        EffectKind::Llm { .. } => "llm",
-        EffectKind::Pattern { .. } => "pattern",
-        EffectKind::Sleep { .. } => "sleep",
-        EffectKind::Now => "now",
-        EffectKind::Random => "random",
-    }
-}
-
-fn describe(kind: &EffectKind) -> String {
-    match kind {
-        EffectKind::Invoke { agent, .. } => format!("agent {agent}"),
-        EffectKind::Pattern { name, .. } => format!("pattern {name}"),
-        other => kind_name(other).to_owned(),
     }
 }

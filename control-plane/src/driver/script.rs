@@ -1,0 +1,105 @@
+//! Between a run and its script: what the script sees of the outside, and how its effects are named.
+
+use futures::{FutureExt, future::BoxFuture};
+use parallax_prism::{AgentInfo, EffectKind, Host, Limits, Outcome, Value};
+use parallax_runtime::{
+    confidence::Confidence,
+    run::{Options, RunKey, Start},
+};
+
+use crate::{
+    error::Result,
+    runs::{Request, Runs},
+};
+
+/// Patterns within patterns.
+const MAX_NESTING: usize = 8;
+/// Effects that one run may ask for: its journal holds each of them.
+const MAX_EFFECTS: u64 = 20_000;
+
+/// Runs another pattern as a run of its own, whose id says whose effect it is: begun again after a crash, it is
+/// joined and not repeated.
+pub(super) fn nested(
+    runs: Runs,
+    parent: &RunKey,
+    effect: u64,
+    name: String,
+    input: &Value,
+    options: &Options,
+) -> impl Future<Output = Outcome> + Send + 'static {
+    let key = RunKey { tenant: parent.tenant.clone(), id: format!("{}.{effect}", parent.id) };
+    let request =
+        Request { pattern: name, version: String::new(), input: input.to_json(), options: options.clone() };
+    let too_deep = key.id.matches('.').count() > MAX_NESTING;
+    let fail = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
+    async move {
+        if too_deep {
+            return fail("nesting", format!("patterns are nested deeper than {MAX_NESTING}"));
+        }
+        // Boxed, as a run may start a run.
+        let started: BoxFuture<'_, Result<RunKey>> = runs.start_as(key, request).boxed();
+        let run = match started.await {
+            Ok(key) => runs.wait(&key).await,
+            Err(e) => Err(e),
+        };
+        match run {
+            Err(e) => fail("pattern", e.to_string()),
+            Ok(run) => match (run.value(), &run.summary.error) {
+                (Some(value), _) => {
+                    let value = Value::from_json(value);
+                    Outcome::Value(match run.summary.confidence {
+                        Some(confidence) => value.with_confidence(confidence),
+                        None => value,
+                    })
+                }
+                (None, Some((code, message))) => fail(code, message.clone()),
+                // The process is stopping; the next one joins the nested run again.
+                (None, None) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+/// What the script sees of the outside.
+pub(super) fn host(start: &Start) -> Host {
+    let agents = start.agents.iter().map(|agent| AgentInfo {
+        id: agent.key.id.clone(),
+        name: agent.name.clone(),
+        capabilities: agent.capabilities.clone(),
+        expertise: agent.metadata.default_confidence.map_or(1.0, Confidence::get),
+        confidence: agent.metadata.default_confidence.map(Confidence::get),
+        labels: agent.metadata.labels.clone(),
+    });
+    Host {
+        globals: vec![],
+        agents: agents.collect(),
+        task: Some(start.pattern.clone()),
+        data: Value::from_json(&start.input),
+        limits: Limits { effects: MAX_EFFECTS, ..Limits::default() },
+    }
+}
+
+/// Of a run's result: its own, or what a field `confidence` of it says. None is invented.
+pub(super) fn confidence_of(value: &Value) -> Option<f64> {
+    let field = || value.get("confidence").and_then(|field| field.as_f64());
+    value.confidence().or_else(field).and_then(Confidence::stated).map(Confidence::get)
+}
+
+pub(super) fn kind_name(kind: &EffectKind) -> &'static str {
+    match kind {
+        EffectKind::Invoke { .. } => "invoke",
+        EffectKind::Llm { .. } => "llm",
+        EffectKind::Pattern { .. } => "pattern",
+        EffectKind::Sleep { .. } => "sleep",
+        EffectKind::Now => "now",
+        EffectKind::Random => "random",
+    }
+}
+
+pub(super) fn describe(kind: &EffectKind) -> String {
+    match kind {
+        EffectKind::Invoke { agent, .. } => format!("agent {agent}"),
+        EffectKind::Pattern { name, .. } => format!("pattern {name}"),
+        other => kind_name(other).to_owned(),
+    }
+}
