@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use parallax_control_plane::{Pattern as Parsed, kebab};
+use parallax_prism::{CheckOptions, CompileOptions, Severity, check};
 use serde_json::{Value as Json, json};
 
 use super::print;
@@ -52,19 +53,31 @@ fn validate(path: &Path, as_json: bool) -> Result {
     for file in &files {
         let script =
             std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("{}: {e}", file.display())))?;
-        let outcome = Parsed::parse(&file.display().to_string(), &script);
-        broken += usize::from(outcome.is_err());
+        let name = file.display().to_string();
+        let outcome = Parsed::parse(&name, &script);
+        // What compiles may still be wrong: unknown names, unreachable arms, a result without confidence.
+        let options = CompileOptions { name, ..CompileOptions::default() };
+        let found = match &outcome {
+            Ok(_) => check(&script, &options, &CheckOptions { pattern: true, ..CheckOptions::default() }),
+            Err(_) => vec![],
+        };
+        let valid = outcome.is_ok() && found.iter().all(|found| found.severity != Severity::Error);
+        broken += usize::from(!valid);
         if as_json {
             report.push(match &outcome {
-                Ok(_) => json!({"file": file, "valid": true, "errors": []}),
+                Ok(_) => json!({"file": file, "valid": valid, "errors": found}),
                 Err(e) if e.diagnostics.is_empty() => {
                     json!({"file": file, "valid": false, "errors": [e.report]})
                 }
                 Err(e) => json!({"file": file, "valid": false, "errors": e.diagnostics}),
             });
         } else {
+            found.iter().for_each(|found| print(found.render(&script)));
             match &outcome {
-                Ok(pattern) => print(format_args!("{}: {} is valid", file.display(), pattern.header.name)),
+                Ok(pattern) if valid => {
+                    print(format_args!("{}: {} is valid", file.display(), pattern.header.name));
+                }
+                Ok(pattern) => print(format_args!("{}: {} is wrong", file.display(), pattern.header.name)),
                 Err(e) => print(e),
             }
         }
@@ -75,7 +88,7 @@ fn validate(path: &Path, as_json: bool) -> Result {
     if broken == 0 {
         Ok(())
     } else {
-        Err(Exit::failed(format!("{broken} of {} files are no patterns", files.len())))
+        Err(Exit::failed(format!("{broken} of {} files are wrong", files.len())))
     }
 }
 

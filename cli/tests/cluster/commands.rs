@@ -103,8 +103,10 @@ async fn a_broken_pattern_is_shown_with_its_place() {
         std::fs::write(&file, format!("/**\n * @name x\n * @version 1.0.0\n */\n{script}\n")).unwrap();
         file.to_str().unwrap().to_owned()
     };
-    let (good, broken) =
-        (write("good.prism", "1 ~> 0.5"), write("broken.prism", "let x = 1\nlet y = x +* 2"));
+    let (good, broken) = (
+        write("good.prism", "agentResults.length ~> 0.5"),
+        write("broken.prism", "let x = 1\nlet y = x +* 2"),
+    );
     let validated = run(dir.path(), &["pattern", "validate", &good]).await;
     assert_eq!((validated.code, validated.out), (0, format!("{good}: x is valid\n")));
 
@@ -117,8 +119,14 @@ async fn a_broken_pattern_is_shown_with_its_place() {
     assert_eq!(marks.find('^'), line.find('*'), "the caret stands below the mistake:\n{}", validated.out);
     assert!(validated.out.contains(&format!("{broken}:6:")), "{}", validated.out);
 
+    let unknown = write("unknown.prism", "successfulResult.length ~> 0.5");
+    let validated = run(dir.path(), &["pattern", "validate", &unknown]).await;
+    assert_eq!(validated.code, 1, "it compiles, and is wrong all the same");
+    assert!(validated.out.contains("did you mean `successfulResults`?"), "{}", validated.out);
+    std::fs::remove_file(unknown).unwrap();
+
     let all = run(dir.path(), &["pattern", "validate", dir.path().to_str().unwrap()]).await;
-    assert_eq!((all.code, all.err.as_str()), (1, "parallax: 1 of 2 files are no patterns\n"));
+    assert_eq!((all.code, all.err.as_str()), (1, "parallax: 1 of 2 files are wrong\n"));
 }
 
 #[tokio::test]
