@@ -11,13 +11,12 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use parallax_prism::{Answer, Effect, EffectId, EffectKind, Outcome, Program, Run as Script, Step, Value};
+use parallax_prism::{Effect, EffectId, EffectKind, Outcome, Program, Run as Script, Step, Value};
 use parallax_proto::{
     confidence::AgentRequest,
     dataplane::v1::{Call, CallOutcome, call::Target, call_outcome, failure::Cause},
 };
 use parallax_runtime::{
-    confidence::Confidence,
     run::{Entry, Event, Resolution, Run, RunKey, Start, Summary},
     wire,
 };
@@ -32,12 +31,10 @@ use crate::{
     error::Result,
     runs::Runs,
 };
-use script::{confidence_of, describe, host, kind_name, nested};
+use script::{confidence_of, describe, host, kind_name, nested, outcome_of};
 
 /// Of what is left of a run's time, the share that one call may take, so that the others' answers still count.
 const CALL_SHARE: f64 = 0.8;
-/// How sure an answer counts whose agent states nothing, neither with it nor at registration.
-const UNSTATED: f64 = 0.5;
 /// The longest that a run may take or sleep, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Effects that a message names one by one.
@@ -384,7 +381,7 @@ impl Driver {
             Source::Node(call) => {
                 self.in_flight.remove(&call.call_id);
                 let called_at = call.started_at.and_then(wire::timestamp_from_wire);
-                let outcome = self.outcome_of(&call);
+                let outcome = outcome_of(&self.start, &call);
                 let stated = match &call.outcome {
                     Some(call_outcome::Outcome::Answer(answer)) => answer.confidence,
                     _ => None,
@@ -414,36 +411,6 @@ impl Driver {
         };
         let entry = Entry { at, event: Event::Resolved(Box::new(resolution)) };
         Some((entry, (EffectId(id), outcome)))
-    }
-
-    /// What the script sees of a call.
-    fn outcome_of(&self, call: &CallOutcome) -> Outcome {
-        match &call.outcome {
-            Some(call_outcome::Outcome::Answer(answer)) => Outcome::Answer(Answer {
-                value: Value::from_json(&wire::parse_value(&answer.value_json)),
-                confidence: Some(answer.confidence.unwrap_or_else(|| self.unstated(&call.agent_id))),
-                reasoning: answer.reasoning.clone(),
-                uncertainties: answer.uncertainties.clone(),
-                metadata: Value::object(
-                    answer.metadata.iter().map(|(k, v)| (k.as_str(), Value::from(v.as_str()))),
-                ),
-            }),
-            Some(call_outcome::Outcome::Failure(failure)) => {
-                let code = failure.cause().as_str_name().trim_start_matches("CAUSE_").to_lowercase();
-                Outcome::Failed { code, message: failure.message.clone() }
-            }
-            None => Outcome::Failed {
-                code: "bad_answer".to_owned(),
-                message: "the data-plane node sent an outcome without content; are all of one version?"
-                    .to_owned(),
-            },
-        }
-    }
-
-    /// An answer whose agent did not say how sure it is counts as the agent's registered default.
-    fn unstated(&self, agent: &str) -> f64 {
-        let agent = self.start.agents.iter().find(|known| known.key.id == agent);
-        agent.and_then(|agent| agent.metadata.default_confidence).map_or(UNSTATED, Confidence::get)
     }
 
     async fn end(&mut self, mut entries: Vec<Entry>, end: End) -> Result<Summary> {

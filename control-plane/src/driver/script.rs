@@ -1,10 +1,12 @@
 //! Between a run and its script: what the script sees of the outside, and how its effects are named.
 
 use futures::{FutureExt, future::BoxFuture};
-use parallax_prism::{AgentInfo, EffectKind, Host, Limits, Outcome, Value};
+use parallax_prism::{AgentInfo, Answer, EffectKind, Host, Limits, Outcome, Value};
+use parallax_proto::dataplane::v1::{CallOutcome, call_outcome};
 use parallax_runtime::{
     confidence::Confidence,
     run::{Options, RunKey, Start},
+    wire,
 };
 
 use crate::{
@@ -16,6 +18,8 @@ use crate::{
 const MAX_NESTING: usize = 8;
 /// Effects that one run may ask for: its journal holds each of them.
 const MAX_EFFECTS: u64 = 20_000;
+/// How sure an answer counts whose agent states nothing, neither with it nor at registration.
+const UNSTATED: f64 = 0.5;
 
 /// Runs another pattern as a run of its own, whose id says whose effect it is: begun again after a crash, it is
 /// joined and not repeated.
@@ -77,6 +81,36 @@ pub(super) fn host(start: &Start) -> Host {
         data: Value::from_json(&start.input),
         limits: Limits { effects: MAX_EFFECTS, ..Limits::default() },
     }
+}
+
+/// What the script sees of a call.
+pub(super) fn outcome_of(start: &Start, call: &CallOutcome) -> Outcome {
+    match &call.outcome {
+        Some(call_outcome::Outcome::Answer(answer)) => Outcome::Answer(Answer {
+            value: Value::from_json(&wire::parse_value(&answer.value_json)),
+            confidence: Some(answer.confidence.unwrap_or_else(|| unstated(start, &call.agent_id))),
+            reasoning: answer.reasoning.clone(),
+            uncertainties: answer.uncertainties.clone(),
+            metadata: Value::object(
+                answer.metadata.iter().map(|(k, v)| (k.as_str(), Value::from(v.as_str()))),
+            ),
+        }),
+        Some(call_outcome::Outcome::Failure(failure)) => {
+            let code = failure.cause().as_str_name().trim_start_matches("CAUSE_").to_lowercase();
+            Outcome::Failed { code, message: failure.message.clone() }
+        }
+        None => Outcome::Failed {
+            code: "bad_answer".to_owned(),
+            message: "the data-plane node sent an outcome without content; are all of one version?"
+                .to_owned(),
+        },
+    }
+}
+
+/// An answer whose agent did not say how sure it is counts as the agent's registered default.
+fn unstated(start: &Start, agent: &str) -> f64 {
+    let agent = start.agents.iter().find(|known| known.key.id == agent);
+    agent.and_then(|agent| agent.metadata.default_confidence).map_or(UNSTATED, Confidence::get)
 }
 
 /// Of a run's result: its own, or what a field `confidence` of it says. None is invented.
