@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2::SendRequest;
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parallax_runtime::env::{Env, System};
 use parallax_security::{Authority, Error as SecurityError, Expect, Kind, connect_plain};
@@ -115,19 +115,55 @@ impl Api {
         self.send(Method::POST, path, Bytes::from(body.to_string())).await
     }
 
+    /// Reads server-sent events, and hands each one's data to `each`, until the stream ends.
+    ///
+    /// # Errors
+    /// What the API complains of; a connection that is lost.
+    pub async fn events(&mut self, path: &str, mut each: impl FnMut(&Json)) -> Result<()> {
+        let mut response = self.request(Method::GET, path, Bytes::new()).await?;
+        if !response.status().is_success() {
+            return self.answer(response).await.map(drop);
+        }
+        let mut text = Vec::new();
+        while let Some(frame) = response.frame().await {
+            let frame = frame.map_err(|e| self.lost(&e))?;
+            text.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            while let Some(end) = text.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = text.drain(..end + 2).collect();
+                let event = String::from_utf8_lossy(&event);
+                let data: String = event.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+                if !data.is_empty() {
+                    each(&serde_json::from_str(&data).map_err(|e| self.lost(&e))?);
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Json> {
-        let lost =
-            |e: &dyn std::fmt::Display| Exit::failed(format!("{}: the connection was lost: {e}", self.url));
+        let response = self.request(method, path, body).await?;
+        self.answer(response).await
+    }
+
+    fn lost(&self, e: &dyn std::fmt::Display) -> Exit {
+        Exit::failed(format!("{}: the connection was lost: {e}", self.url))
+    }
+
+    async fn request(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.authority))
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(Exit::usage)?;
-        let response = self.requests.send_request(request).await.map_err(|e| lost(&e))?;
+        let sent = self.requests.send_request(request).await;
+        sent.map_err(|e| self.lost(&e))
+    }
+
+    async fn answer(&self, response: Response<Incoming>) -> Result<Json> {
         let status = response.status();
         let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|e| lost(&e))?.to_bytes();
+        let body = body.map_err(|e| self.lost(&e))?.to_bytes();
         let json: Json = serde_json::from_slice(&body).map_err(|e| {
             Exit::failed(format!("{} answered {status} with what is not JSON: {e}", self.url))
         })?;

@@ -163,7 +163,7 @@ pub enum Runs {
     List {
         #[arg(long, default_value_t = 20)]
         limit: u64,
-        /// running, completed, failed or cancelled
+        /// pending, running, completed, failed or cancelled
         #[arg(long)]
         status: Option<String>,
         #[arg(long)]
@@ -174,6 +174,46 @@ pub enum Runs {
     /// One run with its journal
     Show {
         id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// What happens in a run, as it happens, until it ends
+    Watch {
+        id: String,
+        /// Go on after this event (as `--json` shows their ids)
+        #[arg(long)]
+        after: Option<String>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Where a run's time went
+    Timeline {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a run; the agents that it waits for see their calls cancelled
+    Cancel {
+        id: String,
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Run the same pattern with the same input again
+    Retry { id: String },
+    /// Do a run again from its journal, asking nobody; exits with 1 if anything differs
+    Replay {
+        id: String,
+        /// Ask anew for this effect and all that follows, in a run of its own
+        #[arg(long, value_name = "EFFECT")]
+        from: Option<u64>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Where two runs part; exits with 1 if they do
+    Diff {
+        a: String,
+        b: String,
         #[arg(long)]
         json: bool,
     },

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    num::{NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -40,6 +41,12 @@ pub struct ControlPlane {
     pub patterns: String,
     pub run_timeout_seconds: u64,
     pub call_timeout_seconds: u64,
+    /// Runs that are driven at once.
+    pub max_runs: NonZeroUsize,
+    /// Runs that may wait for their turn; the next is refused.
+    pub max_queued_runs: usize,
+    /// How long a control plane may be silent before another takes over its runs.
+    pub owner_ttl_seconds: NonZeroU64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,6 +103,9 @@ impl Settings {
                 patterns: String::new(),
                 run_timeout_seconds: 300,
                 call_timeout_seconds: 30,
+                max_runs: const { NonZeroUsize::new(256).expect("not zero") },
+                max_queued_runs: 1024,
+                owner_ttl_seconds: const { NonZeroU64::new(5).expect("not zero") },
             },
             data_plane: DataPlane {
                 grpc: loopback(50052),

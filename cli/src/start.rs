@@ -113,6 +113,9 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
             bounds: Bounds {
                 run_timeout: Duration::from_secs(settings.control_plane.run_timeout_seconds),
                 call_timeout: Duration::from_secs(settings.control_plane.call_timeout_seconds),
+                runs_at_once: settings.control_plane.max_runs.get(),
+                runs_waiting: settings.control_plane.max_queued_runs,
+                owner_ttl: Duration::from_secs(settings.control_plane.owner_ttl_seconds.get()),
             },
             nodes_wanted: usize::from(role == Role::Both),
         };

@@ -11,27 +11,32 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use parallax_prism::{Effect, EffectId, EffectKind, Outcome, Program, Run as Script, Step, Value};
+use parallax_prism::{
+    Effect, EffectId, EffectKind, Fault, Interrupt, Outcome, Program, Run as Script, Step, Value,
+};
 use parallax_proto::{
     confidence::AgentRequest,
     dataplane::v1::{Call, CallOutcome, call::Target, call_outcome, failure::Cause},
 };
 use parallax_runtime::{
-    run::{Entry, Event, Resolution, Run, RunKey, Start, Summary},
+    error::{Code, Coded},
+    run::{Entry, Event, Resolution, Run, RunKey, Start, Status, Summary},
     wire,
 };
 use serde_json::Value as Json;
-use tokio::time::Instant;
-use tracing::debug_span;
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug_span, warn};
 
 mod script;
 
 use crate::{
     dispatch::{MAX_IN_FLIGHT, Session},
     error::Result,
-    runs::Runs,
+    replay,
+    runs::{Runs, Turn},
 };
-use script::{confidence_of, describe, host, kind_name, nested, outcome_of};
+pub(crate) use script::host;
+use script::{confidence_of, describe, kind_name, nested, outcome_of};
 
 /// Of what is left of a run's time, the share that one call may take, so that the others' answers still count.
 const CALL_SHARE: f64 = 0.8;
@@ -46,21 +51,19 @@ const LLM: &str = "llm";
 const NEWS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(20));
 /// The code of a run that took too long.
 pub(crate) const TIMEOUT: &str = "timeout";
+/// Between two attempts to write to a store that is away: the first pause, and the longest.
+const STORE_AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What a step came to: effects to perform, or the end.
-type Stepped = Result<Vec<Effect>, End>;
-
-/// How a run ends.
-enum End {
-    Completed(Value),
-    Failed { code: String, message: String },
-}
+type Stepped = Result<Vec<Effect>, Event>;
 
 /// An effect that has been asked for, and has no outcome yet.
 struct Wanted {
     kind: EffectKind,
     at: Timestamp,
     begun: Instant,
+    /// When the call was first and last handed to a node.
+    sent: Option<(Instant, Instant)>,
 }
 
 pub(crate) struct Driver {
@@ -84,23 +87,30 @@ pub(crate) struct Driver {
     others: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
     /// Calls whose node has yet to hear of their agent.
     late: FuturesUnordered<BoxFuture<'static, u64>>,
+    /// Runs within this one that nothing waits for any more.
+    abandoned: Vec<RunKey>,
     deadline: Instant,
+    /// Tells when somebody else ends the run.
+    watch: watch::Receiver<Status>,
+    interrupt: Interrupt,
 }
 
 impl Driver {
-    pub(crate) fn new(runs: Runs, run: Run, program: &Program) -> Self {
-        let start = run.start().clone();
+    pub(crate) fn new(runs: Runs, run: Run, program: Program) -> Self {
+        let (start, run_key) = (run.start().clone(), run.summary.key.clone());
         let context = runs.context();
+        let script = program.start(host(&start));
         let timeout = start.options.timeout.unwrap_or(context.bounds.run_timeout);
         // The time that a run has already had counts, across a restart too.
         let had = context.env.now().duration_since(run.summary.started_at).unsigned_abs();
         Self {
-            key: run.summary.key.clone(),
+            key: run_key.clone(),
             deadline: Instant::now() + timeout.min(LONGEST).saturating_sub(had),
             session: context.nodes.session(),
             summary: run.summary,
             journal: run.entries,
-            script: Some(program.start(host(&start))),
+            interrupt: script.interrupt(),
+            script: Some(script),
             start,
             known: 0,
             arrived: Vec::new(),
@@ -109,15 +119,47 @@ impl Driver {
             in_flight: BTreeSet::new(),
             others: FuturesUnordered::new(),
             late: FuturesUnordered::new(),
+            abandoned: Vec::new(),
+            watch: runs.watch(&run_key),
             runs,
         }
     }
 
-    /// To the end of the run, or until the process stops: then `None`.
-    pub(crate) async fn run(mut self) -> Result<Option<Summary>> {
+    /// To the end of the run, once its turn has come; `None` when somebody else ends it, or the process stops.
+    pub(crate) async fn run(mut self, turn: impl Future<Output = Turn>) -> Result<Option<Summary>> {
+        let mut watch = self.watch.clone();
+        let driven = tokio::select! {
+            driven = self.drive(turn) => driven,
+            // Its calls go with the driver, which their agents see.
+            () = ended(&mut watch) => Ok(None),
+        };
+        self.interrupt.interrupt();
+        if matches!(driven, Ok(Some(_))) || watch.borrow().is_final() {
+            let nested = |wanted: &Wanted| matches!(wanted.kind, EffectKind::Pattern { .. });
+            let within = self.wanted.iter().filter(|(_, wanted)| nested(wanted));
+            self.abandoned.extend(within.map(|(id, _)| self.key.nested(*id)));
+            self.runs.cancel_soon(self.abandoned);
+        }
+        driven
+    }
+
+    async fn drive(&mut self, turn: impl Future<Output = Turn>) -> Result<Option<Summary>> {
+        let (deadline, stopping) = (self.deadline, self.runs.context().life.stopping());
+        let turn = tokio::select! {
+            turn = turn => turn,
+            () = tokio::time::sleep_until(deadline) => {
+                let end = self.timed_out();
+                return self.end(vec![], end).await.map(Some);
+            }
+            () = stopping => return Ok(None),
+        };
+        let _turn = turn;
+        let mut entries = Vec::new();
+        if self.summary.status == Status::Pending {
+            entries.push(Entry { at: self.now(), event: Event::Admitted });
+        }
         let journal = std::mem::take(&mut self.journal);
         self.known = journal.iter().filter_map(requested).max().unwrap_or(0);
-        let mut entries = Vec::new();
         let mut stepped = self.replay(&journal).await;
         loop {
             let effects = match stepped {
@@ -133,6 +175,7 @@ impl Driver {
                 },
             }));
             self.append(std::mem::take(&mut entries)).await?;
+            self.runs.cancel_soon(std::mem::take(&mut self.abandoned));
             for effect in effects {
                 self.begin(effect.id.0).await;
             }
@@ -155,7 +198,6 @@ impl Driver {
             stepped = self.step(outcomes, &mut entries).await;
         }
     }
-
     /// Feeds the journal's outcomes to the script, and performs nothing. Returns what is to be performed now.
     async fn replay(&mut self, journal: &[Entry]) -> Stepped {
         let mut unwritten = Vec::new();
@@ -163,10 +205,7 @@ impl Driver {
         open.extend(self.step(vec![], &mut unwritten).await?.into_iter().map(|e| (e.id, e)));
         for entry in journal {
             let Event::Resolved(resolution) = &entry.event else { continue };
-            let outcome = serde_json::from_value(resolution.outcome.clone()).map_err(|e| End::Failed {
-                code: "journal".to_owned(),
-                message: format!("the outcome of effect {} cannot be read: {e}", resolution.effect),
-            })?;
+            let outcome = replay::outcome(resolution).map_err(|e| failed("journal", e.to_string()))?;
             self.wanted.remove(&resolution.effect);
             let effects = self.step(vec![(EffectId(resolution.effect), outcome)], &mut unwritten).await?;
             open.extend(effects.into_iter().map(|e| (e.id, e)));
@@ -179,7 +218,6 @@ impl Driver {
     /// may take. Adds what it abandons to `entries`.
     async fn step(&mut self, outcomes: Vec<(EffectId, Outcome)>, entries: &mut Vec<Entry>) -> Stepped {
         let mut script = self.script.take().expect("put back after each step");
-        let interrupt = script.interrupt();
         let span = debug_span!("step", outcomes = outcomes.len());
         let mut work = tokio::task::spawn_blocking(move || {
             let step = span.in_scope(|| script.step(outcomes));
@@ -188,7 +226,7 @@ impl Driver {
         let joined = tokio::select! {
             joined = &mut work => joined,
             () = tokio::time::sleep_until(self.deadline) => {
-                interrupt.interrupt();
+                self.interrupt.interrupt();
                 work.await
             }
         };
@@ -200,21 +238,23 @@ impl Driver {
             Step::Need { effects, cancelled } => {
                 let (at, begun) = (self.now(), Instant::now());
                 for effect in &effects {
-                    self.wanted.insert(effect.id.0, Wanted { kind: effect.kind.clone(), at, begun });
+                    let wanted = Wanted { kind: effect.kind.clone(), at, begun, sent: None };
+                    self.wanted.insert(effect.id.0, wanted);
                 }
-                for id in cancelled.into_iter().map(|id| id.0).filter(|id| self.wanted.remove(id).is_some()) {
+                for id in cancelled.into_iter().map(|id| id.0) {
+                    let Some(unwanted) = self.wanted.remove(&id) else { continue };
                     entries.push(Entry { at, event: Event::Abandoned { effect: id } });
                     self.in_flight.remove(&id);
-                    self.session.cancel(id).await;
+                    match unwanted.kind {
+                        EffectKind::Pattern { .. } => self.abandoned.push(self.key.nested(id)),
+                        _ => self.session.cancel(id).await,
+                    }
                 }
                 Ok(effects)
             }
-            Step::Done(value) => Err(End::Completed(value)),
+            Step::Done(value) => Err(completed(&value)),
             Step::Failed(_) if Instant::now() >= self.deadline => Err(self.timed_out()),
-            Step::Failed(fault) => Err(failed(
-                fault.code,
-                format!("{} ({}:{}:{})", fault.message, fault.file, fault.line, fault.column),
-            )),
+            Step::Failed(fault) => Err(failed_by(fault)),
         }
     }
 
@@ -307,6 +347,10 @@ impl Driver {
         let traceparent =
             headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         self.in_flight.insert(id);
+        if let Some(wanted) = self.wanted.get_mut(&id) {
+            let now = Instant::now();
+            wanted.sent = Some((wanted.sent.map_or(now, |(first, _)| first), now));
+        }
         self.session
             .call(Call {
                 call_id: id,
@@ -398,8 +442,7 @@ impl Driver {
         };
         let ok = !matches!(outcome, Outcome::Failed { .. });
         self.runs.context().metrics.run_effect(kind_name(&wanted.kind), if ok { "ok" } else { "failed" });
-        let duration_us =
-            duration.unwrap_or_else(|| u64::try_from(wanted.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let duration_us = duration.unwrap_or_else(|| micros(wanted.begun.elapsed()));
         let resolution = Resolution {
             effect: id,
             confidence,
@@ -408,36 +451,46 @@ impl Driver {
             agent,
             started_at: called_at.unwrap_or(wanted.at),
             duration_us,
+            queued_us: wanted.sent.map_or(0, |(first, _)| micros(first - wanted.begun)),
+            retried_us: wanted.sent.map_or(0, |(first, last)| micros(last - first)),
         };
         let entry = Entry { at, event: Event::Resolved(Box::new(resolution)) };
         Some((entry, (EffectId(id), outcome)))
     }
 
-    async fn end(&mut self, mut entries: Vec<Entry>, end: End) -> Result<Summary> {
-        let event = match end {
-            End::Completed(value) => {
-                Event::Completed { confidence: confidence_of(&value), value: value.to_json() }
-            }
-            End::Failed { code, message } => Event::Failed { code, message },
-        };
-        entries.push(Entry { at: self.now(), event });
+    async fn end(&mut self, mut entries: Vec<Entry>, end: Event) -> Result<Summary> {
+        entries.push(Entry { at: self.now(), event: end });
         self.append(entries).await?;
         Ok(self.summary.clone())
     }
 
+    /// Writes down what happened. While the store is away the run waits for it, as nothing may happen that is not
+    /// written down.
     async fn append(&mut self, entries: Vec<Entry>) -> Result<()> {
         if entries.is_empty() {
             return Ok(());
         }
-        let begun = Instant::now();
         let context = self.runs.context();
-        context.store.append(&self.key, self.summary.len, &entries).await?;
-        context.metrics.journal_append.observe(begun.elapsed().as_secs_f64());
-        entries.iter().for_each(|entry| self.summary.apply(entry));
-        Ok(())
+        let begun = Instant::now();
+        let mut pause = STORE_AWAY.0;
+        loop {
+            match context.store.append(self.runs.owner(), &self.summary, &entries).await {
+                Ok(summary) => {
+                    context.metrics.journal_append.observe(begun.elapsed().as_secs_f64());
+                    self.summary = summary;
+                    return Ok(());
+                }
+                Err(e) if e.code() == Code::Unavailable && !context.life.is_stopping() => {
+                    warn!("the journal cannot be written, trying again in {pause:?}: {e}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(STORE_AWAY.1);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 
-    fn timed_out(&self) -> End {
+    fn timed_out(&self) -> Event {
         let mut waiting: Vec<String> =
             self.wanted.values().take(NAMED).map(|wanted| describe(&wanted.kind)).collect();
         if self.wanted.len() > NAMED {
@@ -466,8 +519,31 @@ enum Source {
     Here(u64, Outcome),
 }
 
-fn failed(code: &str, message: impl Into<String>) -> End {
-    End::Failed { code: code.to_owned(), message: message.into() }
+/// Resolves when a run has ended.
+async fn ended(watch: &mut watch::Receiver<Status>) {
+    // Closed after the end only, or when nobody will ever say: then the journal does.
+    if watch.wait_for(|status| status.is_final()).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// How a run ends whose script has come to a value.
+pub(crate) fn completed(value: &Value) -> Event {
+    Event::Completed { confidence: confidence_of(value), value: value.to_json() }
+}
+
+/// How a run ends whose script has failed.
+pub(crate) fn failed_by(fault: Fault) -> Event {
+    let message = format!("{} ({}:{}:{})", fault.message, fault.file, fault.line, fault.column);
+    failed(fault.code, message)
+}
+
+fn failed(code: &str, message: impl Into<String>) -> Event {
+    Event::Failed { code: code.to_owned(), message: message.into() }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn requested(entry: &Entry) -> Option<u64> {

@@ -3,6 +3,7 @@
 use parallax_runtime::{
     agent::Invalid,
     error::{Code, Coded},
+    run::Status,
     store::StoreError,
 };
 use thiserror::Error;
@@ -31,6 +32,14 @@ pub enum Error {
     Input { pattern: String, misfits: Vec<String> },
     #[error("no run \"{id}\"; `parallax runs list` shows those there are")]
     NoRun { id: String },
+    #[error("run {id} has ended: it is {status}")]
+    Ended { id: String, status: Status },
+    #[error("run {id} has not ended; wait for it, or cancel it first")]
+    NotEnded { id: String },
+    #[error(
+        "as many runs are under way as may be, and {waiting} wait for their turn; send the request later"
+    )]
+    Busy { waiting: usize },
     #[error("{0}")]
     NotServed(&'static str),
     #[error(
@@ -60,6 +69,8 @@ impl Coded for Error {
             | Self::NoVersion { .. }
             | Self::NoRun { .. } => Code::NotFound,
             Self::NotYours(_) | Self::Foreign(_) => Code::PermissionDenied,
+            Self::Ended { .. } | Self::NotEnded { .. } => Code::Conflict,
+            Self::Busy { .. } => Code::ResourceExhausted,
             Self::NotServed(_) => Code::Unimplemented,
             Self::Stopping => Code::Unavailable,
             Self::Store(e) => e.code(),
@@ -77,6 +88,9 @@ impl Coded for Error {
             Self::Input { .. } => "PARALLAX-PATTERN-003",
             Self::NoRun { .. } => "PARALLAX-RUN-001",
             Self::Stopping => "PARALLAX-RUN-002",
+            Self::Ended { .. } => "PARALLAX-RUN-003",
+            Self::NotEnded { .. } => "PARALLAX-RUN-004",
+            Self::Busy { .. } => "PARALLAX-RUN-005",
             Self::Invalid { .. } => "PARALLAX-API-001",
             Self::NotServed(_) => "PARALLAX-API-002",
             Self::Foreign(_) => "PARALLAX-API-003",

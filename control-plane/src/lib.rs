@@ -15,9 +15,11 @@ mod driver;
 mod error;
 mod patterns;
 mod registry;
+mod replay;
 mod runs;
 mod services;
 mod tenant;
+mod timeline;
 mod view;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -76,7 +78,7 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens, binds and serves, as tasks of `life`; goes on with the runs that the last process left.
+    /// Opens, binds and serves, as tasks of `life`; goes on with the runs that other processes left.
     ///
     /// # Errors
     /// A port that is taken, a pattern that is none, a store that fails.
@@ -98,7 +100,7 @@ impl ControlPlane {
         let metrics = Arc::new(metrics::ControlPlaneMetrics::new(&mut instruments));
         let registry = Registry::open(registry, env.clone(), metrics.clone(), life).await?;
         let nodes = Nodes::new(tls.clone(), env.clone());
-        let runs = Runs::new(Context {
+        let runs = Runs::open(Context {
             store: runs,
             catalog: catalog.clone(),
             registry: registry.clone(),
@@ -107,8 +109,8 @@ impl ControlPlane {
             metrics: metrics.clone(),
             bounds: config.bounds,
             life: life.clone(),
-        });
-        let unfinished = runs.unfinished().await?;
+        })
+        .await?;
         let readiness = Readiness::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
@@ -150,11 +152,7 @@ impl ControlPlane {
         let waiting = readiness.block("data-plane nodes");
         life.spawn_until_stopped("readiness", async move {
             nodes.wait_for(config.nodes_wanted).await;
-            for key in unfinished {
-                if let Err(e) = runs.resume(&key).await {
-                    tracing::error!(run = key.id, "a run of the last process cannot be gone on with: {e}");
-                }
-            }
+            runs.keep();
             health.set_service_status("", tonic_health::ServingStatus::Serving).await;
             drop(waiting);
         });

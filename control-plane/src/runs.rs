@@ -1,25 +1,26 @@
-//! Runs: starting, waiting, reading, and going on with those that a stopped process left behind.
+//! Runs: starting, following, ending them, and going on with those that another process left behind.
+//!
+//! Each process owns the runs that it drives, under a name of its own that it keeps alive in the store. What it asks
+//! of a run that another process drives goes through the store, and what it shows of it is read there.
 
-use std::{
-    collections::{HashMap, hash_map},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parallax_prism::Program;
 use parallax_runtime::{
     env::{Env, parse_id},
     lifecycle::Lifecycle,
-    run::{Entry, Event, Options, Run, RunKey, Start, Status, Summary},
+    run::{EffectId, Entry, Event, Options, Origin, Run, RunKey, Start, Status, Summary},
     store::{RunPage, RunQuery, RunStore, StoreError},
 };
 use parallax_telemetry::metrics::{ControlPlaneMetrics, RunStatus};
-use parking_lot::Mutex;
 use serde_json::Value as Json;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use tracing::{Instrument, error, info, info_span, warn};
+
+mod follow;
+mod turns;
+mod watches;
 
 use crate::{
     dispatch::Nodes,
@@ -27,16 +28,49 @@ use crate::{
     error::{Error, Result},
     patterns::{self, Catalog, Pattern},
     registry::Registry,
+    replay, view,
 };
 
-/// Bounds on what a run may take, from the configuration.
+pub use follow::Stretch;
+pub(crate) use turns::Turn;
+use turns::Turns;
+use watches::Watches;
+
+/// Bounds on what runs may take, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Of a run that names none.
     pub run_timeout: Duration,
     /// Of one call to an agent that names none.
     pub call_timeout: Duration,
+    /// Runs that this process drives at once; those within runs are not counted.
+    pub runs_at_once: usize,
+    /// Runs that may wait for their turn here; the next is refused.
+    pub runs_waiting: usize,
+    /// How long this process may be silent before its runs are given to another.
+    pub owner_ttl: Duration,
 }
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            run_timeout: Duration::from_secs(300),
+            call_timeout: Duration::from_secs(30),
+            runs_at_once: 256,
+            runs_waiting: 1024,
+            owner_ttl: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Orphans that are taken at once, so that several processes share them.
+const TAKEN_AT_ONCE: usize = 64;
+/// How often orphans are looked for, at most.
+const LOOK: Duration = Duration::from_millis(500);
+/// Why a run within another is cancelled.
+const ORPHANED: &str = "nothing waits for it any more";
+/// Before a run that could not go on is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// All runs of this process. Cheap to clone.
 #[derive(Clone)]
@@ -56,8 +90,12 @@ pub struct Context {
 
 struct Inner {
     context: Context,
-    /// Those that are being driven here; the channel closes when driving ends.
-    active: Mutex<HashMap<RunKey, watch::Receiver<()>>>,
+    /// This process's name as an owner of runs.
+    owner: String,
+    /// Those that are being driven here, or wait here for their turn.
+    active: watch::Sender<HashSet<RunKey>>,
+    turns: Turns,
+    watches: Watches,
 }
 
 /// What a run is started with.
@@ -68,17 +106,66 @@ pub struct Request {
     pub version: String,
     pub input: Json,
     pub options: Options,
+    /// The run that this one does over.
+    pub origin: Option<Origin>,
 }
 
 impl Runs {
-    /// With none running; see [`Runs::resume`].
-    #[must_use]
-    pub fn new(context: Context) -> Self {
-        Self(Arc::new(Inner { context, active: Mutex::default() }))
+    /// With none running; see [`Runs::keep`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn open(context: Context) -> Result<Self> {
+        let Bounds { runs_at_once, runs_waiting, owner_ttl, .. } = context.bounds;
+        let owner = context.env.id();
+        context.store.keep(&owner, owner_ttl, 0).await?;
+        let hints = context.store.hints().await?;
+        let turns = Turns::new(runs_at_once, runs_waiting);
+        let (active, watches) = (watch::Sender::default(), Watches::default());
+        let runs = Self(Arc::new(Inner { context, owner, active, turns, watches }));
+        let told = runs.clone();
+        runs.context().life.spawn_until_stopped("hints", async move {
+            hints.for_each(async |hint| told.0.watches.tell(&hint)).await;
+        });
+        Ok(runs)
     }
 
     pub(crate) fn context(&self) -> &Context {
         &self.0.context
+    }
+
+    pub(crate) fn owner(&self) -> &str {
+        &self.0.owner
+    }
+
+    /// Keeps this process the owner of its runs until it stops, and goes on with those whose owner is gone, here as
+    /// in other processes.
+    pub fn keep(&self) {
+        let (runs, life) = (self.clone(), self.context().life.clone());
+        let keeper = self.clone();
+        life.spawn_until_stopped("runs", async move {
+            let ttl = keeper.context().bounds.owner_ttl;
+            loop {
+                let most = keeper.0.turns.free().clamp(1, TAKEN_AT_ONCE) as u64;
+                let kept = keeper.context().store.keep(&keeper.0.owner, ttl, most);
+                match tokio::time::timeout(ttl, kept).await.unwrap_or(Err(StoreError::Closed)) {
+                    Ok(orphans) => {
+                        for key in orphans {
+                            keeper.resume(&key).await;
+                        }
+                    }
+                    Err(e) => warn!("runs cannot be kept, others may take them over: {e}"),
+                }
+                tokio::time::sleep(LOOK.min(ttl / 3)).await;
+            }
+        });
+        life.spawn("leave", async move {
+            runs.context().life.stopping().await;
+            runs.0.active.subscribe().wait_for(HashSet::is_empty).await.ok();
+            if let Err(e) = runs.context().store.leave(&runs.0.owner).await {
+                warn!("the runs left here are not given away before their time: {e}");
+            }
+        });
     }
 
     /// Starts a run and returns once its beginning is on disk.
@@ -110,48 +197,66 @@ impl Runs {
             input: request.input,
             options: request.options,
             agents: agents.iter().map(|agent| (**agent).clone()).collect(),
+            origin: request.origin,
         };
         let at = self.context().env.now();
         let mut entries = vec![Entry { at, event: Event::Started(Box::new(start)) }];
         if let Some(message) = refusal {
             entries.push(Entry { at, event: Event::Failed { code: "no_agents".to_owned(), message } });
         }
-        match self.context().store.create(&key, &pattern.script, &entries).await {
-            Ok(()) => {}
-            Err(StoreError::Exists { .. }) => {
-                self.resume(&key).await?;
-                return Ok(key);
-            }
-            Err(e) => return Err(e.into()),
+        self.begin(key, &pattern.script, pattern.program.clone(), entries).await
+    }
+
+    /// Puts a run with its first entries on disk, and drives it unless they end it.
+    async fn begin(
+        &self,
+        key: RunKey,
+        script: &str,
+        program: Program,
+        mut entries: Vec<Entry>,
+    ) -> Result<RunKey> {
+        let turn = if key.depth() > 0 { Some(Turn::Free) } else { self.0.turns.ask(&key) };
+        let turn = turn.ok_or(Error::Busy { waiting: self.context().bounds.runs_waiting })?;
+        let ended = Summary::of(key.clone(), &entries).is_some_and(|summary| summary.status.is_final());
+        if turn.waits() && !ended {
+            entries.push(Entry { at: self.context().env.now(), event: Event::Queued });
         }
-        self.context().metrics.run_started(&pattern.header.name);
-        let run = Run {
-            summary: Summary::of(key.clone(), &entries).expect("it begins with Started"),
-            entries,
-            script: String::new(),
+        let created = self.context().store.create(&self.0.owner, &key, script, &entries).await;
+        let summary = match created {
+            Ok(summary) => summary,
+            // Begun before its parent's process ended: it has an owner, or will have.
+            Err(StoreError::Exists { .. }) if key.depth() > 0 => return Ok(key),
+            Err(e) => return Err(e.into()),
         };
-        if run.summary.status.is_final() {
-            self.count_end(&run.summary, Duration::ZERO);
+        self.context().metrics.run_started(&summary.pattern);
+        if summary.status.is_final() {
+            self.count_end(&summary);
         } else {
-            self.drive(run, pattern.program.clone());
+            self.drive(Run { summary, entries, script: String::new() }, program, turn);
         }
         Ok(key)
     }
 
-    /// The runs that the last process left; ask before the first is started here.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn unfinished(&self) -> Result<Vec<RunKey>> {
-        Ok(self.context().store.unfinished().await?)
+    /// Goes on with a run that is this process's: it is replayed from its journal, and what it waited for is asked
+    /// again under the same idempotency key.
+    async fn resume(&self, key: &RunKey) {
+        if let Err(e) = self.try_resume(key).await {
+            error!(run = key.id, "a run cannot go on, trying again in {AGAIN:?}: {e}");
+            self.resume_later(key.clone());
+        }
     }
 
-    /// Goes on with a run that has not ended, if it is not driven here already: it is replayed from its journal,
-    /// and what it waited for is asked again under the same idempotency key.
-    ///
-    /// # Errors
-    /// No such run; the store's.
-    pub async fn resume(&self, key: &RunKey) -> Result<()> {
+    fn resume_later(&self, key: RunKey) {
+        let runs = self.clone();
+        self.context().life.spawn_until_stopped("resume", async move {
+            tokio::time::sleep(AGAIN).await;
+            // Boxed, as it may come back here.
+            let resumed: BoxFuture<'_, ()> = runs.resume(&key).boxed();
+            resumed.await;
+        });
+    }
+
+    async fn try_resume(&self, key: &RunKey) -> Result<()> {
         let run = self.get(key).await?;
         if run.summary.status.is_final() {
             return Ok(());
@@ -160,85 +265,161 @@ impl Runs {
         match patterns::compile(pattern, &run.script) {
             Ok(program) => {
                 info!(run = key.id, pattern, entries = run.entries.len(), "going on with a run");
-                self.drive(run, program);
+                let turn = if key.depth() > 0 { Turn::Free } else { self.0.turns.insist(key) };
+                self.drive(run, program, turn);
             }
             Err(diagnostics) => {
                 // Pinned by an older version whose language this one no longer speaks.
                 let message = diagnostics.first().map(|d| d.message.clone()).unwrap_or_default();
                 warn!(run = key.id, pattern, message, "a run's script no longer compiles");
-                let event = Event::Failed { code: "script".to_owned(), message };
-                let entry = Entry { at: self.context().env.now(), event };
-                self.context().store.append(key, run.summary.len, &[entry]).await?;
+                self.end(key, Event::Failed { code: "script".to_owned(), message }).await?;
             }
         }
         Ok(())
     }
 
-    fn drive(&self, run: Run, program: Program) {
+    fn drive(&self, run: Run, program: Program, turn: Turn) {
         let key = run.summary.key.clone();
-        let (running, ended) = watch::channel(());
-        match self.0.active.lock().entry(key.clone()) {
-            // Started while the runs of the last process were being read.
-            hash_map::Entry::Occupied(_) => return,
-            hash_map::Entry::Vacant(place) => _ = place.insert(ended),
+        if !self.0.active.send_if_modified(|active| active.insert(key.clone())) {
+            return;
         }
         let span = info_span!("run", run = key.id, pattern = run.summary.pattern, tenant = key.tenant);
         let runs = self.clone();
         let drive = async move {
-            let begun = Instant::now();
             runs.context().metrics.runs_active.inc();
-            let driving = async { Driver::new(runs.clone(), run, &program).run().await };
-            let driven = match AssertUnwindSafe(driving).catch_unwind().await {
-                Ok(driven) => driven,
-                Err(_) => runs.end_panicked(&key).await.map(Some),
-            };
-            match driven {
-                Ok(Some(summary)) => {
-                    let (status, calls) = (summary.status, summary.calls);
-                    info!(%status, calls, ms = begun.elapsed().as_millis() as u64, "run ended");
-                    runs.count_end(&summary, begun.elapsed());
+            let driving = Driver::new(runs.clone(), run, program).run(turn.come());
+            match AssertUnwindSafe(driving).catch_unwind().await {
+                Ok(Ok(Some(summary))) => {
+                    info!(status = %summary.status, calls = summary.calls, "run ended");
+                    runs.count_end(&summary);
                 }
-                Ok(None) => info!("run left to the next start"),
-                Err(e) => error!("a run cannot go on here; it stays as its journal has it: {e}"),
+                Ok(Ok(None)) => info!("run left to whoever drives it next"),
+                // Cancelled, or taken over while this process was silent.
+                Ok(Err(Error::Store(e @ (StoreError::Conflict { .. } | StoreError::Fenced { .. })))) => {
+                    info!("run is no longer driven here: {e}");
+                }
+                Ok(Err(e)) => {
+                    error!("a run cannot go on, trying again in {AGAIN:?}: {e}");
+                    runs.resume_later(key.clone());
+                }
+                Err(_) => {
+                    // Takes neither the run's callers nor the next owner along.
+                    let message = "the driver panicked; this is a defect of Parallax, please report it";
+                    let event = Event::Failed { code: "internal".to_owned(), message: message.to_owned() };
+                    if let Err(e) = runs.end(&key, event).await {
+                        error!("a run whose driver panicked cannot be ended: {e}");
+                    }
+                }
             }
             runs.context().metrics.runs_active.dec();
-            runs.0.active.lock().remove(&key);
-            drop(running);
+            runs.0.active.send_if_modified(|active| active.remove(&key));
         };
         self.context().life.spawn("run", drive.instrument(span));
     }
 
-    /// A driver that panicked takes neither the run's callers nor the next start along.
-    async fn end_panicked(&self, key: &RunKey) -> Result<Summary> {
-        let mut summary = self.get(key).await?.summary;
-        let message = "the driver panicked; this is a defect of Parallax, please report it".to_owned();
-        let event = Event::Failed { code: "internal".to_owned(), message };
-        let entry = Entry { at: self.context().env.now(), event };
-        self.context().store.append(key, summary.len, std::slice::from_ref(&entry)).await?;
-        summary.apply(&entry);
+    /// Ends a run whoever drives it.
+    async fn end(&self, key: &RunKey, event: Event) -> Result<Summary> {
+        let summary = self.context().store.close(key, Entry { at: self.context().env.now(), event }).await?;
+        self.count_end(&summary);
         Ok(summary)
     }
 
-    fn count_end(&self, summary: &Summary, duration: Duration) {
+    /// Cancels a run and those within it, whoever drives them: their agents see the cancellation.
+    ///
+    /// # Errors
+    /// No such run; one that has ended otherwise; the store's.
+    pub async fn cancel(&self, key: &RunKey, reason: &str) -> Result<Run> {
+        match self.end(key, Event::Cancelled { reason: reason.to_owned() }).await {
+            Ok(_) | Err(Error::Store(StoreError::Conflict { .. })) => {}
+            Err(Error::Store(StoreError::Missing { .. })) => return Err(Error::NoRun { id: key.id.clone() }),
+            Err(e) => return Err(e),
+        }
+        let run = self.get(key).await?;
+        if run.summary.status != Status::Cancelled {
+            return Err(Error::Ended { id: key.id.clone(), status: run.summary.status });
+        }
+        self.cancel_all(view::nested(&run)).await;
+        Ok(run)
+    }
+
+    /// Boxed, as runs may have runs within them.
+    fn cancel_all(&self, runs: Vec<RunKey>) -> BoxFuture<'_, ()> {
+        let cancel = async move {
+            for key in runs {
+                match self.cancel(&key, ORPHANED).await {
+                    // It had ended, or was never begun.
+                    Ok(_) | Err(Error::Ended { .. } | Error::NoRun { .. }) => {}
+                    Err(e) => warn!(run = key.id, "a run that nothing waits for goes on: {e}"),
+                }
+            }
+        };
+        cancel.boxed()
+    }
+
+    /// Cancels runs that nothing waits for any more.
+    pub(crate) fn cancel_soon(&self, runs: Vec<RunKey>) {
+        if !runs.is_empty() {
+            let own = self.clone();
+            self.context().life.spawn("cancel", async move { own.cancel_all(runs).await });
+        }
+    }
+
+    /// Tells when a run grows, and what it is then.
+    pub(crate) fn watch(&self, key: &RunKey) -> watch::Receiver<Status> {
+        self.0.watches.of(key)
+    }
+
+    /// Starts a new run of the same pattern, in its present version, with the same input and options.
+    ///
+    /// # Errors
+    /// As [`Runs::start`]; a run that has not ended.
+    pub async fn retry(&self, key: &RunKey) -> Result<RunKey> {
+        let run = self.get(key).await?;
+        if !run.summary.status.is_final() {
+            return Err(Error::NotEnded { id: key.id.clone() });
+        }
+        let start = run.start().clone();
+        let request = Request {
+            pattern: start.pattern,
+            version: String::new(),
+            input: start.input,
+            options: start.options,
+            origin: Some(Origin { run: key.id.clone(), from: None }),
+        };
+        self.start(&key.tenant, request).await
+    }
+
+    /// Starts a new run that takes from an old one everything before effect `from`, and asks anew for that and all
+    /// that follows.
+    ///
+    /// # Errors
+    /// No such run or effect; the store's.
+    pub async fn rerun(&self, key: &RunKey, from: EffectId) -> Result<RunKey> {
+        let run = self.get(key).await?;
+        let (mut entries, program) = replay::prefix(&run, from)?;
+        if let Some(Event::Started(start)) = entries.first_mut().map(|first| &mut first.event) {
+            start.origin = Some(Origin { run: key.id.clone(), from: Some(from) });
+        }
+        let at = self.context().env.now();
+        entries.iter_mut().for_each(|entry| entry.at = at);
+        let new = RunKey { tenant: key.tenant.clone(), id: self.context().env.id() };
+        self.begin(new, &run.script, program, entries).await
+    }
+
+    /// How many runs are before one that waits here for its turn, and it.
+    #[must_use]
+    pub fn position(&self, key: &RunKey) -> Option<usize> {
+        self.0.turns.position(key)
+    }
+
+    fn count_end(&self, summary: &Summary) {
         let status = match summary.status {
             Status::Completed => RunStatus::Completed,
             Status::Cancelled => RunStatus::Cancelled,
-            Status::Failed | Status::Running => RunStatus::Failed,
+            Status::Failed | Status::Running | Status::Pending => RunStatus::Failed,
         };
-        self.context().metrics.run_finished(&summary.pattern, status, duration);
-    }
-
-    /// Waits until a run is no longer driven here, and reads it.
-    ///
-    /// # Errors
-    /// No such run; the store's.
-    pub async fn wait(&self, key: &RunKey) -> Result<Run> {
-        let ended = self.0.active.lock().get(key).cloned();
-        if let Some(mut ended) = ended {
-            // Only ever closed.
-            ended.changed().await.ok();
-        }
-        self.get(key).await
+        let took = summary.ended_at.map(|end| end.duration_since(summary.started_at).unsigned_abs());
+        self.context().metrics.run_finished(&summary.pattern, status, took.unwrap_or_default());
     }
 
     /// A run as it stands.

@@ -18,6 +18,20 @@ pub struct RunKey {
     pub id: String,
 }
 
+impl RunKey {
+    /// The run that an effect of this one is.
+    #[must_use]
+    pub fn nested(&self, effect: EffectId) -> Self {
+        Self { tenant: self.tenant.clone(), id: format!("{}.{effect}", self.id) }
+    }
+
+    /// How many runs this one is within.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.id.matches('.').count()
+    }
+}
+
 /// What the caller asked for beside the input.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -43,6 +57,19 @@ pub struct Start {
     pub options: Options,
     /// The agents that the pattern may ask, in the order it sees them.
     pub agents: Vec<Agent>,
+    /// The run that this one does over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Which run another does over, and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    pub run: String,
+    /// What came before this effect was taken over; absent when nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<EffectId>,
 }
 
 /// An effect's number within its run, from 1, in the order in which the script asked for it.
@@ -53,6 +80,10 @@ pub type EffectId = u64;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     Started(Box<Start>),
+    /// As many runs as may be driven at once were under way: it waits for its turn.
+    Queued,
+    /// Its turn came.
+    Admitted,
     /// The script asked for an effect.
     Requested {
         effect: EffectId,
@@ -93,6 +124,12 @@ pub struct Resolution {
     pub started_at: Timestamp,
     /// Microseconds from dispatch to outcome.
     pub duration_us: u64,
+    /// Microseconds for which the control plane held it back: as many calls as may be were in flight.
+    #[serde(default)]
+    pub queued_us: u64,
+    /// Microseconds spent on attempts before the one that brought the outcome.
+    #[serde(default)]
+    pub retried_us: u64,
 }
 
 /// An event and its time.
@@ -107,6 +144,8 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
+    /// Accepted, and waiting for its turn.
+    Pending,
     Running,
     Completed,
     Failed,
@@ -117,13 +156,14 @@ impl Status {
     /// Whether the journal is closed.
     #[must_use]
     pub fn is_final(self) -> bool {
-        self != Self::Running
+        !matches!(self, Self::Pending | Self::Running)
     }
 
     /// The lower-case word that APIs show.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Running => "running",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -142,10 +182,12 @@ impl FromStr for Status {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        [Self::Running, Self::Completed, Self::Failed, Self::Cancelled]
+        [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Cancelled]
             .into_iter()
             .find(|status| status.as_str() == word)
-            .ok_or_else(|| format!("status \"{word}\" is none of running, completed, failed, cancelled"))
+            .ok_or_else(|| {
+                format!("status \"{word}\" is none of pending, running, completed, failed, cancelled")
+            })
     }
 }
 
@@ -212,6 +254,8 @@ impl Summary {
                 self.end(Status::Cancelled, entry.at);
                 self.error = Some(("cancelled".to_owned(), reason.clone()));
             }
+            Event::Queued => self.status = Status::Pending,
+            Event::Admitted => self.status = Status::Running,
             Event::Started(_) | Event::Requested { .. } | Event::Resolved(_) | Event::Abandoned { .. } => {}
         }
     }

@@ -32,6 +32,8 @@ pub enum StoreError {
     Open { what: String, problem: String },
     #[error("{what} has changed since it was read; read it again")]
     Conflict { what: String },
+    #[error("{what} is driven by another process now")]
+    Fenced { what: String },
     #[error("{what} exists already")]
     Exists { what: String },
     #[error("no such {what}")]
@@ -50,7 +52,7 @@ impl Coded for StoreError {
     fn code(&self) -> Code {
         match self {
             Self::Url { .. } => Code::InvalidArgument,
-            Self::Conflict { .. } => Code::Conflict,
+            Self::Conflict { .. } | Self::Fenced { .. } => Code::Conflict,
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Missing { .. } => Code::NotFound,
             Self::Compacted { .. } => Code::Conflict,
@@ -70,6 +72,7 @@ impl Coded for StoreError {
             Self::Failed(_) => "PARALLAX-STORE-007",
             Self::Corrupt(_) => "PARALLAX-STORE-008",
             Self::Closed => "PARALLAX-STORE-009",
+            Self::Fenced { .. } => "PARALLAX-STORE-010",
         }
     }
 }
@@ -184,26 +187,61 @@ pub struct RunPage {
     pub total: u64,
 }
 
-/// Journals of runs.
+/// Says that a run has grown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    pub run: RunKey,
+    /// What the growth has made of it.
+    pub status: Status,
+}
+
+/// Entries above this many bytes of JSON are stored apart from the journal's rows, so that these stay small.
+const INLINE: usize = 8 << 10;
+
+/// Journals of runs, and which process drives each.
+///
+/// A driving process has a name of its own, its *owner* name, and says within its time to live that it is still
+/// there ([`RunStore::keep`]). The runs of one that does not are given to another.
 ///
 /// Contract:
-/// 1. What `create` or `append` has returned for is on disk, and neither does a part of what it was asked.
-/// 2. `append` succeeds only at the length it expects, so that two drivers cannot both advance a run, and never
-///    after the run has ended: [`StoreError::Conflict`].
+/// 1. What `create`, `append` or `close` has returned for is on disk, and none does a part of what it was asked.
+/// 2. `append` succeeds only at the length that the caller knows, so that two drivers cannot both advance a run, and
+///    never after the run has ended: [`StoreError::Conflict`]. It succeeds only for the run's owner: one whose run
+///    has been given away is told so, [`StoreError::Fenced`].
 /// 3. A run's summary is the fold of its entries, in lists as in `load`.
 /// 4. A journal begins with `Started`, and its script is kept with it, unchanged by whatever is uploaded later.
+/// 5. A run that has not ended has one owner. It is given to another only when its own has been silent for the time
+///    to live that it last named, and never twice.
+/// 6. A large entry is read back like any other, and costs nobody who does not read it.
 #[async_trait]
 pub trait RunStore: Send + Sync {
     /// Begins a run with its first entries. [`StoreError::Exists`] when there is one of that key.
-    async fn create(&self, run: &RunKey, script: &str, entries: &[JournalEntry]) -> Result<()>;
-    /// Adds entries at `expected` (the number there are).
-    async fn append(&self, run: &RunKey, expected: u64, entries: &[JournalEntry]) -> Result<()>;
+    async fn create(
+        &self,
+        owner: &str,
+        run: &RunKey,
+        script: &str,
+        entries: &[JournalEntry],
+    ) -> Result<Summary>;
+    /// Adds entries to a run that is as `known`; returns what it is then.
+    async fn append(&self, owner: &str, known: &Summary, entries: &[JournalEntry]) -> Result<Summary>;
+    /// Ends a run whoever drives it, with an entry that is an end. [`StoreError::Conflict`] when it has ended,
+    /// [`StoreError::Missing`] when there is none.
+    async fn close(&self, run: &RunKey, end: JournalEntry) -> Result<Summary>;
     /// The whole run; `None` when there is none.
     async fn load(&self, run: &RunKey) -> Result<Option<Run>>;
+    /// The entries from position `from` on, and what the run is with them; `None` when there is no such run.
+    async fn tail(&self, run: &RunKey, from: u64) -> Result<Option<(Summary, Vec<JournalEntry>)>>;
     /// A page of runs of one tenant.
     async fn list(&self, query: &RunQuery) -> Result<RunPage>;
-    /// The runs of every tenant that have not ended, oldest first.
-    async fn unfinished(&self) -> Result<Vec<RunKey>>;
+    /// Says that `owner` is there for another `ttl`, and gives it up to `most` of the runs whose owners are not,
+    /// oldest first.
+    async fn keep(&self, owner: &str, ttl: Duration, most: u64) -> Result<Vec<RunKey>>;
+    /// `owner` is leaving: its runs can be given away at once.
+    async fn leave(&self, owner: &str) -> Result<()>;
+    /// Which runs grow, from now on, whoever drives them. Hints may come late and may be missing: the journal is
+    /// what counts, and a hint only says when to look.
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>>;
 }
 
 /// How a call to an agent ended, for its record.

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use parallax_runtime::{
     env::System,
     lifecycle::Lifecycle,
+    run::RunKey,
     store::{Expect, RegistryStore, StoreError, Stores, conformance},
 };
 
@@ -49,7 +50,62 @@ async fn the_embedded_run_store_conforms() {
         let store = stores().runs(&url).await.unwrap();
         conformance::runs_append_at_a_length(&*store).await;
         conformance::runs_are_listed(&*store).await;
+        conformance::runs_are_closed(&*store).await;
+        conformance::runs_carry_large_entries_and_hint(&*store).await;
     }
+}
+
+#[tokio::test]
+async fn embedded_runs_are_owned() {
+    let store = stores().runs("memory:").await.unwrap();
+    tokio::time::pause();
+    // As above.
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let still = tokio::task::spawn_blocking(move || wait.recv());
+    conformance::runs_are_owned(&*store, tokio::time::advance).await;
+    drop(done);
+    still.await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn whoever_owned_runs_before_the_file_was_opened_is_gone() {
+    let (_dir, [url, _]) = each_embedded("runs.db").await;
+    let minute = Duration::from_secs(60);
+    let run = RunKey { tenant: "default".to_owned(), id: "run-1".to_owned() };
+    {
+        let store = stores().runs(&url).await.unwrap();
+        store.keep("a", minute, 0).await.unwrap();
+        conformance::run_that_goes_on(&*store, "a", &run).await;
+    }
+    let store = stores().runs(&url).await.unwrap();
+    assert_eq!(store.keep("b", minute, 10).await.unwrap(), [run]);
+}
+
+/// A file of the first release: tables without owners, and no version in it.
+#[tokio::test]
+async fn an_older_file_is_migrated_and_a_newer_one_refused() {
+    let (dir, [url, _]) = each_embedded("runs.db").await;
+    let file = rusqlite::Connection::open(dir.path().join("runs.db")).unwrap();
+    file.execute_batch(
+        "CREATE TABLE scripts (hash TEXT PRIMARY KEY, source TEXT NOT NULL) WITHOUT ROWID;
+         CREATE TABLE runs (
+            tenant TEXT NOT NULL, id TEXT NOT NULL, pattern TEXT NOT NULL, status TEXT NOT NULL,
+            script_hash TEXT NOT NULL, summary TEXT NOT NULL, PRIMARY KEY (tenant, id)
+         ) WITHOUT ROWID;
+         CREATE TABLE entries (
+            tenant TEXT NOT NULL, run TEXT NOT NULL, position INTEGER NOT NULL, entry TEXT NOT NULL,
+            PRIMARY KEY (tenant, run, position)
+         ) WITHOUT ROWID;
+         INSERT INTO runs VALUES ('default', 'old', 'p', 'running', 'h', '{}');",
+    )
+    .unwrap();
+    let store = stores().runs(&url).await.unwrap();
+    let old = RunKey { tenant: "default".to_owned(), id: "old".to_owned() };
+    assert_eq!(store.keep("b", Duration::from_secs(60), 10).await.unwrap(), [old]);
+    drop(store);
+    file.pragma_update(None, "user_version", 99).unwrap();
+    let message = stores().runs(&url).await.err().unwrap().to_string();
+    assert!(message.contains("newer Parallax") && message.contains("runs.db"), "{message}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod crash;
 mod patterns;
 mod plaintext;
 mod program;
+mod runs;
 mod startup;
 mod tenants;
 mod trouble;

@@ -31,10 +31,10 @@ pub(super) fn nested(
     input: &Value,
     options: &Options,
 ) -> impl Future<Output = Outcome> + Send + 'static {
-    let key = RunKey { tenant: parent.tenant.clone(), id: format!("{}.{effect}", parent.id) };
+    let key = parent.nested(effect);
     let request =
-        Request { pattern: name, version: String::new(), input: input.to_json(), options: options.clone() };
-    let too_deep = key.id.matches('.').count() > MAX_NESTING;
+        Request { pattern: name, input: input.to_json(), options: options.clone(), ..Request::default() };
+    let too_deep = key.depth() > MAX_NESTING;
     let fail = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
     async move {
         if too_deep {
@@ -65,7 +65,7 @@ pub(super) fn nested(
 }
 
 /// What the script sees of the outside.
-pub(super) fn host(start: &Start) -> Host {
+pub(crate) fn host(start: &Start) -> Host {
     let agents = start.agents.iter().map(|agent| AgentInfo {
         id: agent.key.id.clone(),
         name: agent.name.clone(),

@@ -10,7 +10,12 @@ use parallax_runtime::{
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use crate::{patterns::Pattern, registry::Registry, view::calls};
+use crate::{
+    error::{Error, Result},
+    patterns::Pattern,
+    registry::Registry,
+    view::calls,
+};
 
 /// Body of `POST /api/patterns/:name/execute`.
 #[derive(Deserialize)]
@@ -22,7 +27,20 @@ pub struct Execute {
     pub options: ExecuteOptions,
 }
 
-/// `options` of [`Execute`].
+/// Body of `POST /api/executions`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Start {
+    pub pattern_name: String,
+    #[serde(default)]
+    pub pattern_version: String,
+    #[serde(default)]
+    pub input: Json,
+    #[serde(default)]
+    pub options: ExecuteOptions,
+}
+
+/// `options` of [`Execute`] and [`Start`].
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct ExecuteOptions {
@@ -35,13 +53,20 @@ pub struct ExecuteOptions {
 
 impl ExecuteOptions {
     /// As a run has them.
-    #[must_use]
-    pub fn to_options(&self) -> Options {
-        Options {
+    ///
+    /// # Errors
+    /// What is asked for and not served.
+    pub fn to_options(&self) -> Result<Options> {
+        if self.stream {
+            let message =
+                "options.stream is not served; start it by POST /api/executions and read its events";
+            return Err(Error::NotServed(message));
+        }
+        Ok(Options {
             timeout: self.timeout.map(Duration::from_millis),
             max_parallel: self.max_parallel,
             context: self.context.clone(),
-        }
+        })
     }
 }
 
@@ -104,6 +129,7 @@ pub fn summary(summary: &Summary) -> Json {
 pub fn execution(run: &Run) -> Json {
     let mut body = summary(&run.summary);
     let start = run.start();
+    body["retryOf"] = json!(start.origin.as_ref().map(|origin| &origin.run));
     body["input"] = start.input.clone();
     body["result"] = run.value().cloned().unwrap_or_default();
     body["agents"] =

@@ -61,6 +61,7 @@ impl pattern_service_server::PatternService for Service {
                 max_parallel: not_negative("options.max_parallel", options.max_parallel)?,
                 context: options.context.into_iter().collect(),
             },
+            origin: None,
         };
         let key = self.runs.start(tenant::of(&peer), request).await?;
         let run = self.runs.wait(&key).await?;
@@ -132,7 +133,7 @@ fn execution(run: &Run) -> ExecutePatternResponse {
         RunStatus::Failed if timed_out => WireStatus::Timeout,
         RunStatus::Failed => WireStatus::Failure,
         RunStatus::Cancelled => WireStatus::Cancelled,
-        RunStatus::Running => WireStatus::Unknown,
+        RunStatus::Pending | RunStatus::Running => WireStatus::Unknown,
     };
     let mut asked: Vec<&str> = calls.iter().map(|call| call.agent).collect();
     asked.sort_unstable();

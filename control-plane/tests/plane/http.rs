@@ -145,7 +145,7 @@ async fn bad_requests_are_named() {
         ("limit=1001", "limit: 1001 is not from 1 to 1000"),
         ("limit=many", "limit: \"many\" is not a whole number"),
         ("offset=-1", "offset: \"-1\" is not a whole number"),
-        ("status=done", "status: status \"done\" is none of running"),
+        ("status=done", "status: status \"done\" is none of pending"),
         ("limt=3", "\"limt\" is unknown; known are limit"),
     ] {
         let problem = world.get(&format!("/api/executions?{query}")).await.problem(400, "PARALLAX-API-001");

@@ -76,7 +76,11 @@ impl World {
             http: any,
             local: true,
             patterns: Some(dir.path().join("patterns")),
-            bounds: Bounds { run_timeout: Duration::from_secs(60), call_timeout: Duration::from_secs(60) },
+            bounds: Bounds {
+                run_timeout: Duration::from_secs(60),
+                call_timeout: Duration::from_secs(60),
+                ..Bounds::default()
+            },
             nodes_wanted: setup.nodes_wanted,
         };
         let tls = tls(&authority, dir.path().join("tls"), "default", Kind::ControlPlane, "plane");

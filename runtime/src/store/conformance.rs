@@ -12,7 +12,7 @@ use super::{
     CallOutcome, Change, ConfidenceStore, Expect, RegistryStore, RunQuery, RunStore, Sample, SampleQuery,
     StoreError,
 };
-use crate::run::{Entry, Event, Options, RunKey, Start, Status};
+use crate::run::{Entry, Event, Options, RunKey, Start, Status, Summary};
 
 /// Clauses 1 and 2 of [`RegistryStore`]: reads after writes, revisions, compare-and-set.
 pub async fn registry_reads_and_compare_and_set(store: &dyn RegistryStore) {
@@ -108,6 +108,7 @@ fn started(pattern: &str) -> Entry {
         input: json!({"text": "Füße"}),
         options: Options::default(),
         agents: vec![],
+        origin: None,
     };
     Entry { at: Timestamp::UNIX_EPOCH, event: Event::Started(Box::new(start)) }
 }
@@ -123,41 +124,118 @@ fn key(tenant: &str, id: &str) -> RunKey {
     RunKey { tenant: tenant.to_owned(), id: id.to_owned() }
 }
 
+/// A run of `owner` that has not ended.
+pub async fn run_that_goes_on(store: &dyn RunStore, owner: &str, run: &RunKey) -> Summary {
+    store.create(owner, run, "script", &[started("p")]).await.expect("create")
+}
+
+fn requested(request: serde_json::Value) -> Entry {
+    Entry { at: Timestamp::UNIX_EPOCH, event: Event::Requested { effect: 1, request } }
+}
+
 /// Clauses 1 to 4 of [`RunStore`].
 pub async fn runs_append_at_a_length(store: &dyn RunStore) {
     let run = key("t1", "run-a");
-    store.create(&run, "script", &[started("p")]).await.expect("create");
-    assert!(matches!(store.create(&run, "s", &[started("p")]).await, Err(StoreError::Exists { .. })));
-    let requested = Entry {
-        at: Timestamp::UNIX_EPOCH,
-        event: Event::Requested { effect: 1, request: json!({"kind": "now"}) },
-    };
-    store.append(&run, 1, std::slice::from_ref(&requested)).await.expect("append");
-    let late = store.append(&run, 1, std::slice::from_ref(&requested)).await;
+    let begun = store.create("me", &run, "script", &[started("p")]).await.expect("create");
+    let again = store.create("me", &run, "s", &[started("p")]).await;
+    assert!(matches!(again, Err(StoreError::Exists { .. })), "{again:?}");
+    let requested = requested(json!({"kind": "now"}));
+    let asked = store.append("me", &begun, std::slice::from_ref(&requested)).await.expect("append");
+    assert_eq!((asked.len, asked.status), (2, Status::Running));
+    let late = store.append("me", &begun, std::slice::from_ref(&requested)).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
-    assert_eq!(store.unfinished().await.expect("unfinished"), std::slice::from_ref(&run));
 
-    store.append(&run, 2, &[completed()]).await.expect("append");
-    let closed = store.append(&run, 3, std::slice::from_ref(&requested)).await;
+    let ended = store.append("me", &asked, &[completed()]).await.expect("append");
+    let closed = store.append("me", &ended, std::slice::from_ref(&requested)).await;
     assert!(matches!(closed, Err(StoreError::Conflict { .. })), "an ended run takes no entry: {closed:?}");
-    assert!(store.unfinished().await.expect("unfinished").is_empty());
 
     let loaded = store.load(&run).await.expect("load").expect("created");
     assert_eq!(loaded.entries, [started("p"), requested, completed()]);
     assert_eq!((loaded.script.as_str(), loaded.summary.status), ("script", Status::Completed));
-    assert_eq!(loaded.summary.confidence, Some(0.75));
+    assert_eq!((loaded.summary.confidence, &loaded.summary), (Some(0.75), &ended));
+    let tail = store.tail(&run, 2).await.expect("tail");
+    assert_eq!(tail, Some((ended.clone(), vec![completed()])));
+    assert_eq!(store.tail(&run, 7).await.expect("tail"), Some((ended.clone(), vec![])));
     assert!(store.load(&key("t2", "run-a")).await.expect("load").is_none(), "tenants are apart");
-    let nowhere = store.append(&key("t1", "none"), 0, &[completed()]).await;
+    let nowhere = Summary { key: key("t1", "none"), ..begun };
+    let nowhere = store.append("me", &nowhere, &[completed()]).await;
     assert!(matches!(nowhere, Err(StoreError::Missing { .. })), "{nowhere:?}");
+}
+
+/// Clauses 2 and 5 of [`RunStore`]: a run is its owner's until that one is silent, and then another's. `wait` lets
+/// that much time pass.
+pub async fn runs_are_owned<F: Future<Output = ()>>(store: &dyn RunStore, wait: impl Fn(Duration) -> F) {
+    let ttl = Duration::from_secs(2);
+    let kept = async |owner| store.keep(owner, ttl, 10).await.expect("keep");
+    assert!(kept("a").await.is_empty());
+    let run = key("owned", "run-1");
+    let begun = store.create("a", &run, "s", &[started("p")]).await.expect("create");
+    assert!(kept("b").await.is_empty(), "its owner is there");
+    let early = store.append("b", &begun, &[completed()]).await;
+    assert!(matches!(early, Err(StoreError::Fenced { .. })), "{early:?}");
+    wait(ttl / 2).await;
+    assert!(kept("a").await.is_empty());
+    wait(ttl * 3 / 4).await;
+    assert!(kept("b").await.is_empty(), "renewed since");
+    wait(ttl * 3 / 4).await;
+    assert_eq!(kept("b").await, std::slice::from_ref(&run));
+    assert!(kept("c").await.is_empty(), "given once");
+    let late = store.append("a", &begun, &[completed()]).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
+    let moved = store.append("b", &begun, &[requested(json!(1))]).await.expect("append");
+    store.leave("b").await.expect("leave");
+    assert_eq!(store.keep("c", ttl, 0).await.expect("keep"), [], "asked for none");
+    assert_eq!(kept("c").await, [run], "at once: it has left");
+    store.append("c", &moved, &[completed()]).await.expect("append");
+    store.leave("c").await.expect("leave");
+    assert!(kept("a").await.is_empty(), "an ended run needs nobody");
+}
+
+/// [`RunStore::close`]: whoever drives it, once.
+pub async fn runs_are_closed(store: &dyn RunStore) {
+    let run = key("closed", "run-1");
+    let begun = store.create("a", &run, "s", &[started("p")]).await.expect("create");
+    let at = begun.started_at;
+    let end = || Entry { at, event: Event::Cancelled { reason: "enough".to_owned() } };
+    let asked = store.append("a", &begun, &[requested(json!(1))]).await.expect("append");
+    let closed = store.close(&run, end()).await.expect("close");
+    assert_eq!((closed.status, closed.len), (Status::Cancelled, 3));
+    let late = store.append("a", &asked, &[completed()]).await;
+    assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
+    let twice = store.close(&run, end()).await;
+    assert!(matches!(twice, Err(StoreError::Conflict { .. })), "{twice:?}");
+    let nowhere = store.close(&key("closed", "none"), end()).await;
+    assert!(matches!(nowhere, Err(StoreError::Missing { .. })), "{nowhere:?}");
+    assert_eq!(store.load(&run).await.expect("load").expect("created").summary, closed);
+}
+
+/// Clause 6 of [`RunStore`], and its hints.
+pub async fn runs_carry_large_entries_and_hint(store: &dyn RunStore) {
+    let mut hints = store.hints().await.expect("hints");
+    let run = key("large", "run-1");
+    let begun = store.create("a", &run, "s", &[started("p")]).await.expect("create");
+    let large = requested(json!("x".repeat(3_000_000)));
+    let grown = store.append("a", &begun, &[large.clone(), requested(json!(2))]).await.expect("append");
+    store.append("a", &grown, &[completed()]).await.expect("append");
+    let loaded = store.load(&run).await.expect("load").expect("created");
+    assert_eq!(loaded.entries, [started("p"), large, requested(json!(2)), completed()]);
+    loop {
+        let hint = hints.next().await.expect("hints go on");
+        assert_eq!(hint.run, run);
+        if hint.status == Status::Completed {
+            break;
+        }
+    }
 }
 
 /// [`RunStore::list`]: newest first, filtered, paged by cursor and by offset.
 pub async fn runs_are_listed(store: &dyn RunStore) {
     for i in 0..7 {
         let run = key("lists", &format!("run-{i}"));
-        store.create(&run, "s", &[started(if i % 2 == 0 { "even" } else { "odd" })]).await.expect("create");
+        let pattern = if i % 2 == 0 { "even" } else { "odd" };
+        let begun = store.create("me", &run, "s", &[started(pattern)]).await.expect("create");
         if i < 3 {
-            store.append(&run, 1, &[completed()]).await.expect("append");
+            store.append("me", &begun, &[completed()]).await.expect("append");
         }
     }
     let ids = async |query: RunQuery| {

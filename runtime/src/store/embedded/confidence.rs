@@ -8,12 +8,12 @@ use rusqlite::params;
 use super::database::{Database, decode, encode};
 use crate::store::{ConfidenceStore, Result, Sample, SampleQuery};
 
-const SCHEMA: &str = "
+const MIGRATIONS: &[&str] = &["
     CREATE TABLE IF NOT EXISTS samples (
         id TEXT PRIMARY KEY, tenant TEXT NOT NULL, agent TEXT NOT NULL, at_us INTEGER NOT NULL, sample TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS samples_by_agent ON samples (tenant, agent, at_us);
-";
+"];
 
 /// The embedded [`ConfidenceStore`].
 pub(in crate::store) struct Confidences {
@@ -22,7 +22,7 @@ pub(in crate::store) struct Confidences {
 
 impl Confidences {
     pub(in crate::store) async fn open(file: Option<PathBuf>) -> Result<Self> {
-        Ok(Self { database: Database::open(file, SCHEMA).await? })
+        Ok(Self { database: Database::open(file, MIGRATIONS).await? })
     }
 }
 
@@ -51,7 +51,7 @@ impl ConfidenceStore for Confidences {
     async fn query(&self, query: &SampleQuery) -> Result<Vec<Sample>> {
         let query = query.clone();
         self.database
-            .write(move |connection| {
+            .read(move |connection| {
                 let mut newest = connection
                     .prepare_cached(
                         "SELECT sample FROM samples

@@ -27,7 +27,7 @@ use crate::{
 /// Changes that a watch may lag behind before it must list again.
 const HISTORY: usize = 16_384;
 
-const SCHEMA: &str = "
+const MIGRATIONS: &[&str] = &["
     CREATE TABLE IF NOT EXISTS entries (
         key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, lease TEXT
     ) WITHOUT ROWID;
@@ -35,7 +35,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS leases (id TEXT PRIMARY KEY, ttl_ms INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS revision (one INTEGER PRIMARY KEY CHECK (one = 1), value INTEGER NOT NULL);
     INSERT OR IGNORE INTO revision VALUES (1, 0);
-";
+"];
 
 /// The embedded [`RegistryStore`].
 pub(in crate::store) struct Registry {
@@ -73,7 +73,7 @@ impl Registry {
         env: Arc<dyn Env>,
         life: &Lifecycle,
     ) -> Result<Arc<Self>> {
-        let database = Database::open(file, SCHEMA).await?;
+        let database = Database::open(file, MIGRATIONS).await?;
         let (revision, entries, leases) = database.write(load).await?;
         let now = Instant::now();
         let state = State {

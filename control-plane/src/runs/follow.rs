@@ -1,0 +1,71 @@
+//! Watching runs from afar: their journals as they grow, whoever drives them.
+
+use std::time::Duration;
+
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use parallax_runtime::run::{Entry, Run, RunKey, Summary};
+
+use super::Runs;
+use crate::error::{Error, Result};
+
+/// How often a run is looked at when no hint comes.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A stretch of a journal.
+pub struct Stretch {
+    /// Position of the first of `entries`.
+    pub from: u64,
+    pub entries: Vec<Entry>,
+    /// What the run is with them.
+    pub summary: Summary,
+}
+
+impl Runs {
+    /// A run's journal from position `from` on, as it grows, without gap or duplicate; ends with the run, or when
+    /// this process stops. A stretch may be empty only when there is nothing to come.
+    pub fn follow(&self, key: &RunKey, from: u64) -> BoxStream<'static, Result<Stretch>> {
+        let (runs, key) = (self.clone(), key.clone());
+        let grown = self.0.watches.of(&key);
+        let stretches = stream::try_unfold(Some((grown, from)), move |state| {
+            let (runs, key) = (runs.clone(), key.clone());
+            async move {
+                let Some((mut grown, from)) = state else { return Ok(None) };
+                loop {
+                    grown.mark_unchanged();
+                    let tail = runs.context().store.tail(&key, from).await?;
+                    let (summary, entries) = tail.ok_or_else(|| Error::NoRun { id: key.id.clone() })?;
+                    let ended = summary.status.is_final();
+                    if ended || !entries.is_empty() {
+                        let next = (!ended).then_some((grown, from + entries.len() as u64));
+                        return Ok(Some((Stretch { from, entries, summary }, next)));
+                    }
+                    tokio::select! {
+                        _ = grown.changed() => {
+                            // Closed means ended, unless the end is yet to be seen: then there is no hurry.
+                            if grown.has_changed().is_err() {
+                                grown = runs.0.watches.of(&key);
+                            }
+                        }
+                        () = tokio::time::sleep(POLL) => {}
+                        () = runs.context().life.stopping() => return Ok(None),
+                    }
+                }
+            }
+        });
+        stretches.boxed()
+    }
+
+    /// Waits until a run has ended, or this process stops, and reads it.
+    ///
+    /// # Errors
+    /// No such run; the store's.
+    pub async fn wait(&self, key: &RunKey) -> Result<Run> {
+        // From where nothing will ever be: only the end is of interest.
+        let mut end = self.follow(key, u64::MAX >> 1);
+        while end.try_next().await?.is_some() {}
+        self.get(key).await
+    }
+}
