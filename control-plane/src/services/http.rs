@@ -106,10 +106,8 @@ async fn nodes(State(api): Shared) -> Json<Body> {
     Json(json!({"count": nodes.len(), "nodes": nodes}))
 }
 
-/// A JSON body, whatever its content type says; an empty one is an empty object. Serde names the field and the place of
-/// what is wrong.
+/// A JSON body, whatever its content type says; serde names the field and the place of what is wrong.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|e| Error::Invalid { field: "body", problem: e.to_string() })
 }
 

@@ -116,7 +116,7 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Answer {
-    let Cancel { reason } = read(&body)?;
+    let Cancel { reason } = if body.is_empty() { Cancel::default() } else { read(&body)? };
     let run = api.runs.find(tenant::of(&peer), &id).await?;
     let reason = reason.unwrap_or_else(|| "asked for through the API".to_owned());
     let run = api.runs.cancel(&run.summary.key, &reason).await?;
