@@ -69,6 +69,14 @@ fn every_pattern_stands_in_the_samples_and_in_the_readme() {
 }
 
 #[test]
+fn every_pattern_is_in_the_one_layout() {
+    for pattern in Catalog::open(None).unwrap().list() {
+        let formatted = parallax_prism::format::format(&pattern.script, &pattern.origin).unwrap();
+        assert!(formatted == pattern.script, "{}: `parallax prism fmt patterns` mends it", pattern.origin);
+    }
+}
+
+#[test]
 fn every_pattern_documents_its_input_and_its_confidence() {
     for pattern in Catalog::open(None).unwrap().list() {
         let header = &pattern.header;
