@@ -56,7 +56,8 @@ pub struct DataPlane {
     pub admin: SocketAddr,
     /// `host:port` at which the control plane reaches this node; empty means what it listens on.
     pub advertise: String,
-    /// `host:port` of the control plane; empty means the one in the same process.
+    /// `host:port` of each replica of the control plane, with commas between; empty means the one in the same
+    /// process.
     pub control_plane: String,
     /// Threads that serve calls; 0 means one, or one per core when the node stands alone.
     pub workers: usize,

@@ -130,11 +130,11 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
     }
     if role != Role::ControlPlane {
         let own = &settings.data_plane;
-        let control_plane = match (&own.control_plane, addresses.grpc) {
-            (named, _) if !named.is_empty() => named.clone(),
-            (_, Some(ours)) => ours.to_string(),
-            (_, None) => settings.control_plane.grpc.to_string(),
-        };
+        let named = own.control_plane.split(',').map(str::trim).filter(|named| !named.is_empty());
+        let mut control_planes: Vec<_> = named.map(str::to_owned).collect();
+        if control_planes.is_empty() {
+            control_planes.push(addresses.grpc.unwrap_or(settings.control_plane.grpc).to_string());
+        }
         let defaults = parallax_data_plane::Config::default();
         let node_id =
             if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
@@ -143,7 +143,7 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
             grpc: own.grpc,
             admin: own.admin,
             advertise: Some(own.advertise.clone()).filter(|advertise| !advertise.is_empty()),
-            control_plane,
+            control_planes,
             plaintext: if settings.control_plane.local { Plaintext::Loopback } else { Plaintext::Refuse },
             workers: match (own.workers, role) {
                 (0, Role::Both) => 1,

@@ -75,7 +75,7 @@ impl Caller {
         let snapshot = self.directory.snapshot();
         let snapshot = snapshot
             .as_ref()
-            .ok_or_else(|| Failure::NoDirectory { control_plane: self.config.control_plane.clone() })?;
+            .ok_or_else(|| Failure::NoDirectory { control_plane: self.config.control_planes.join(", ") })?;
         let agents = snapshot.tenant(tenant);
         let (entry, pass) = match target {
             Target::Agent(id) => {

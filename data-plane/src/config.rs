@@ -17,8 +17,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// `host:port` at which the control plane reaches `grpc`; none means the address that was bound.
     pub advertise: Option<String>,
-    /// `host:port` of the control plane.
-    pub control_plane: String,
+    /// `host:port` of each replica of the control plane.
+    pub control_planes: Vec<String>,
     /// Whether callers on this machine may come without TLS.
     pub plaintext: Plaintext,
     /// Threads that serve calls, each with a listener and connections of its own. One per core, unless the
@@ -76,7 +76,7 @@ impl Default for Config {
             grpc: loopback(50052),
             admin: loopback(3001),
             advertise: None,
-            control_plane: "127.0.0.1:50051".to_owned(),
+            control_planes: vec!["127.0.0.1:50051".to_owned()],
             plaintext: Plaintext::Refuse,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             default_deadline: Duration::from_secs(60),

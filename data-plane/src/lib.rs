@@ -56,7 +56,10 @@ pub use breaker::Policy;
 pub use config::Config;
 pub use error::Error;
 
-use directory::{Directory, follow::Follower};
+use directory::{
+    Directory,
+    follow::{Followed, Follower},
+};
 
 /// A running node. It runs until its lifecycle stops, whether this handle is kept or not.
 #[derive(Debug)]
@@ -128,16 +131,18 @@ impl DataPlane {
                 error!("the admin port failed: {e}");
             }
         });
-        let follower = Follower {
-            advertise: config.advertise.clone().unwrap_or_else(|| grpc.to_string()),
-            config,
-            tls,
-            env,
-            directory,
-            metrics,
-            joining: Some(joining),
-        };
-        life.spawn_until_stopped("data-plane directory", follower.run());
+        let followed = Followed::new(&config, directory, metrics, joining);
+        for control_plane in &config.control_planes {
+            let follower = Follower {
+                control_plane: control_plane.clone(),
+                advertise: config.advertise.clone().unwrap_or_else(|| grpc.to_string()),
+                config: config.clone(),
+                tls: tls.clone(),
+                env: env.clone(),
+                followed: followed.clone(),
+            };
+            life.spawn_until_stopped("data-plane directory", follower.run());
+        }
         info!(%grpc, %admin, "data plane listens");
         Ok(Self { grpc, admin, readiness, registry })
     }

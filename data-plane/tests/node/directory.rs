@@ -6,7 +6,7 @@ use tonic::Code;
 use crate::{
     agent::{agent, sure},
     proxy::ask,
-    world::{World, record, until, within},
+    world::{ControlPlane, World, record, until, within},
 };
 
 #[tokio::test]
@@ -44,6 +44,39 @@ async fn a_stream_that_has_gone_silent_is_given_up() {
     until("it joins again and again", || async { (world.control_plane.joined().len() >= 3).then_some(()) })
         .await;
     assert!(node.plane.readiness().is_ready());
+}
+
+#[tokio::test]
+async fn of_several_replicas_the_one_that_is_furthest_counts() {
+    let world = World::new().await;
+    let (ahead, behind) = (&world.control_plane, ControlPlane::new());
+    behind.start(&world).await;
+    let left = agent(&world, "left", |_| async { sure(0.5) }).await;
+    let here = agent(&world, "here", |_| async { sure(0.5) }).await;
+    // One has heard that an agent left, the other still has it, at an earlier revision.
+    behind.put(record("left", left.addr, Transport::Mtls));
+    ahead.remove("left");
+    let both = vec![ahead.addr().to_string(), behind.addr().to_string()];
+    let node = world.node_with(|config| config.control_planes = both).await;
+    until("it has joined both", || async {
+        (ahead.joined().len() + behind.joined().len() == 2).then_some(())
+    })
+    .await;
+    let operator = world.operator(&node).await;
+    until("it knows", || async { (ask(&operator, "here").await.status().code() == Code::Ok).then_some(()) })
+        .await;
+    until("who is ahead counts", || async {
+        (ask(&operator, "left").await.status().code() == Code::NotFound).then_some(())
+    })
+    .await;
+    // What is late changes nothing; what is new counts, from whomever it comes.
+    behind.put(record("left", left.addr, Transport::Mtls));
+    ahead.stop().await;
+    for _ in 0..3 {
+        behind.put(record("new", here.addr, Transport::Plaintext));
+    }
+    until("it hears of a new one", || async { node.agent("new").await.map(drop) }).await;
+    assert_eq!(ask(&operator, "here").await.status().code(), Code::Ok);
 }
 
 #[tokio::test]

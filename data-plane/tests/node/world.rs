@@ -93,7 +93,7 @@ impl World {
         let mut config = Config {
             grpc: free,
             admin: free,
-            control_plane: self.control_plane.addr().to_string(),
+            control_planes: vec![self.control_plane.addr().to_string()],
             plaintext: Plaintext::Loopback,
             workers: 1,
             breaker: Policy { first: Duration::from_millis(100), ..Policy::default() },
@@ -230,7 +230,7 @@ struct Script {
 }
 
 impl ControlPlane {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(Script {
             addr: ([127, 0, 0, 1], 0).into(),
             life: Lifecycle::new(),
