@@ -35,6 +35,8 @@ pub struct Settings {
 pub struct ControlPlane {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
+    /// `host:port` at which data-plane nodes reach this replica; empty means what it listens on.
+    pub advertise: String,
     /// Whether plaintext from loopback is served beside mTLS.
     pub local: bool,
     /// A directory of `*.prism` files.
@@ -100,6 +102,7 @@ impl Settings {
             control_plane: ControlPlane {
                 http: loopback(3000),
                 grpc: loopback(50051),
+                advertise: String::new(),
                 local: true,
                 patterns: String::new(),
                 run_timeout_seconds: 300,

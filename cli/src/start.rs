@@ -117,6 +117,8 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
                 runs_waiting: settings.control_plane.max_queued_runs,
                 owner_ttl: Duration::from_secs(settings.control_plane.owner_ttl_seconds.get()),
             },
+            advertise: Some(settings.control_plane.advertise.clone())
+                .filter(|advertise| !advertise.is_empty()),
             nodes_wanted: usize::from(role == Role::Both),
         };
         let tls = certificates.load(Kind::ControlPlane, "control-plane", life)?;

@@ -13,6 +13,7 @@
 mod dispatch;
 mod driver;
 mod error;
+mod gateway;
 mod patterns;
 mod registry;
 mod replay;
@@ -25,7 +26,8 @@ mod view;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use parallax_proto::{
-    FILE_DESCRIPTOR_SET, controlplane::v1::directory_server::DirectoryServer,
+    FILE_DESCRIPTOR_SET, confidence::confidence_agent_server::ConfidenceAgentServer,
+    controlplane::v1::directory_server::DirectoryServer, gateway::agent_gateway_server::AgentGatewayServer,
     patterns::pattern_service_server::PatternServiceServer, registry::registry_server::RegistryServer,
 };
 use parallax_runtime::{
@@ -40,6 +42,7 @@ use thiserror::Error;
 
 pub use dispatch::Nodes;
 pub use error::{Error, Result};
+use gateway::Gateway;
 pub use patterns::{Catalog, CatalogError, Header, InvalidPattern, Pattern, compile, kebab};
 pub use registry::{Registry, Update};
 pub use runs::{Bounds, Context, Request, Runs};
@@ -55,6 +58,8 @@ pub struct Config {
     /// `*.prism` files beside or in place of the embedded patterns.
     pub patterns: Option<PathBuf>,
     pub bounds: Bounds,
+    /// `host:port` at which data-plane nodes reach the gRPC port; none means the address that was bound.
+    pub advertise: Option<String>,
     /// Not ready until this many data-plane nodes have joined.
     pub nodes_wanted: usize,
 }
@@ -111,6 +116,9 @@ impl ControlPlane {
             life: life.clone(),
         })
         .await?;
+        let endpoint = config.advertise.unwrap_or_else(|| grpc_addr.to_string());
+        let gateway =
+            services::gateway::Service(Gateway::new(registry.clone(), env.clone(), life.clone(), endpoint));
         let readiness = Readiness::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
@@ -131,6 +139,8 @@ impl ControlPlane {
                 nodes: nodes.clone(),
                 life: life.clone(),
             }))
+            .add_service(AgentGatewayServer::new(gateway.clone()))
+            .add_service(ConfidenceAgentServer::new(gateway))
             .prepare()
             .into_axum_router();
         let http_router = services::http::router(services::http::Api {

@@ -127,13 +127,24 @@ impl Registry {
     /// # Errors
     /// A field that cannot stand; an id that belongs to another identity.
     pub async fn register(&self, peer: &Peer, request: proto::RegisterRequest) -> Result<String> {
+        let transport = if peer.identity.is_some() { Transport::Mtls } else { Transport::Plaintext };
+        self.register_via(peer, transport, request).await
+    }
+
+    /// The same for an agent that is reached in its own way.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub async fn register_via(
+        &self,
+        peer: &Peer,
+        transport: Transport,
+        request: proto::RegisterRequest,
+    ) -> Result<String> {
         let message = request
             .agent
             .ok_or_else(|| Error::Invalid { field: "agent", problem: "is missing".to_owned() })?;
-        let (tenant, principal, transport) = match &peer.identity {
-            Some(identity) => (identity.tenant.as_str(), Some(identity.to_string()), Transport::Mtls),
-            None => (parallax_runtime::DEFAULT_TENANT, None, Transport::Plaintext),
-        };
+        let (tenant, principal) = (tenant::of(peer), peer.identity.as_ref().map(ToString::to_string));
         let agent = Agent::from_wire(message, tenant, transport, principal, self.env.now())?;
         may_speak_for(peer, &agent.key)?;
         let value = serde_json::to_vec(&agent).expect("an agent is plain data");
@@ -212,6 +223,17 @@ impl Registry {
             self.seen(revision).await;
         }
         Ok(deleted.is_some())
+    }
+
+    /// Ends a lease, and with it the registration that it keeps; nothing else, if the agent has registered anew.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn release(&self, token: &str) -> Result<()> {
+        match token.splitn(3, '/').nth(2) {
+            Some(lease) => Ok(self.store.revoke(lease).await?),
+            None => Err(Error::NoLease { lease: token.to_owned() }),
+        }
     }
 
     /// One agent.

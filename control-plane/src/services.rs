@@ -2,6 +2,7 @@
 
 pub mod directory;
 pub mod edge;
+pub mod gateway;
 pub mod http;
 pub mod json;
 pub mod patterns;

@@ -19,7 +19,7 @@ use http::{
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use parallax_runtime::{confidence::Confidence, env::Env, store::CallOutcome};
+use parallax_runtime::{confidence::Confidence, env::Env, store::CallOutcome, wire};
 use parallax_telemetry::propagate;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
@@ -38,6 +38,9 @@ use crate::{
 
 /// How long the caller will wait, in gRPC's own notation.
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Whom a call is for. The tenant is believed of the control plane only.
+pub(crate) const AGENT: HeaderName = HeaderName::from_static(wire::AGENT);
+pub(crate) const TENANT: HeaderName = HeaderName::from_static(wire::TENANT);
 
 /// What one worker makes calls with.
 pub(crate) struct Caller {
@@ -206,6 +209,10 @@ impl Call {
     fn head(&self, path: PathAndQuery, mut headers: HeaderMap) -> Parts {
         let left = self.timeout.saturating_sub(self.started.elapsed());
         headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
+        if let Some((tenant, id)) = &self.entry.through {
+            headers.insert(TENANT, tenant.clone());
+            headers.insert(AGENT, id.clone());
+        }
         if !self.span.is_disabled() {
             self.span.in_scope(|| propagate::inject(&mut headers));
         }

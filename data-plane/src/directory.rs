@@ -32,6 +32,8 @@ pub(crate) struct Entry {
     pub(crate) expect: Option<Expect>,
     /// The id, as `x-parallax-served-by` has it.
     pub(crate) served_by: HeaderValue,
+    /// What tells a gateway whom the call is for: tenant and id.
+    pub(crate) through: Option<(HeaderValue, HeaderValue)>,
 }
 
 impl Entry {
@@ -45,12 +47,15 @@ impl Entry {
         let served_by = HeaderValue::from_str(&agent.key.id).map_err(|e| format!("id: {e}"))?;
         let expect = match agent.transport {
             Transport::Plaintext => None,
+            Transport::Gateway => Some(Expect::kind(Kind::ControlPlane)),
             Transport::Mtls => {
                 let identity = Identity::new(&agent.key.tenant, Kind::Agent, &agent.key.id);
                 Some(Expect::Identity(identity.map_err(|e| e.to_string())?))
             }
         };
-        Ok(Self { agent, vitals, route, authority, expect, served_by })
+        let tenant = HeaderValue::from_str(&agent.key.tenant).map_err(|e| format!("tenant: {e}"))?;
+        let through = (agent.transport == Transport::Gateway).then(|| (tenant, served_by.clone()));
+        Ok(Self { agent, vitals, route, authority, expect, served_by, through })
     }
 }
 

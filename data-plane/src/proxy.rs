@@ -18,7 +18,7 @@ use parallax_security::{Kind, Peer};
 use tracing::Instrument;
 
 use crate::{
-    call::{About, Answer, Answering, Call, Caller, GRPC_TIMEOUT, Target, parse_grpc_timeout},
+    call::{AGENT, About, Answer, Answering, Call, Caller, GRPC_TIMEOUT, TENANT, Target, parse_grpc_timeout},
     error::Failure,
     scan::Scanner,
     services::Reply,
@@ -31,12 +31,9 @@ pub(crate) const PREFIX: &str = "/parallax.confidence.ConfidenceAgent/";
 pub(crate) const ANALYZE: &str = "/parallax.confidence.ConfidenceAgent/Analyze";
 const STREAM_ANALYZE: &str = "/parallax.confidence.ConfidenceAgent/StreamAnalyze";
 
-const AGENT: HeaderName = HeaderName::from_static(wire::AGENT);
 const CAPABILITY: HeaderName = HeaderName::from_static(wire::CAPABILITY);
 const CLIENT_ID: HeaderName = HeaderName::from_static(wire::CLIENT_ID);
 const SERVED_BY: HeaderName = HeaderName::from_static(wire::SERVED_BY);
-/// Whose agents are meant: believed of the control plane only.
-const TENANT: HeaderName = HeaderName::from_static("x-parallax-tenant");
 
 /// Who calls, as far as routing goes. Made once per connection.
 #[derive(Clone)]

@@ -25,6 +25,8 @@ const MAX_CAPABILITIES: usize = 256;
 pub enum Transport {
     Mtls,
     Plaintext,
+    /// By the stream that it holds with a replica of the control plane, whose address is its endpoint.
+    Gateway,
 }
 
 /// Tenant and id: what names an agent.
@@ -148,6 +150,7 @@ impl Agent {
             transport: match self.transport {
                 Transport::Mtls => directory::Transport::Mtls,
                 Transport::Plaintext => directory::Transport::Plaintext,
+                Transport::Gateway => directory::Transport::Gateway,
             }
             .into(),
         }
@@ -161,6 +164,7 @@ impl Agent {
         let transport = match record.transport() {
             directory::Transport::Mtls => Transport::Mtls,
             directory::Transport::Plaintext => Transport::Plaintext,
+            directory::Transport::Gateway => Transport::Gateway,
             directory::Transport::Unspecified => {
                 return Err(invalid("transport", "unspecified; control plane and node differ in version"));
             }

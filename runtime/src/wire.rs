@@ -13,6 +13,8 @@ use crate::confidence::Confidence;
 pub const AGENT: &str = "x-parallax-agent";
 /// Metadata key that names the capability a call is for; any agent that has it may answer.
 pub const CAPABILITY: &str = "x-parallax-capability";
+/// Metadata key that names whose agents are meant: believed of planes only.
+pub const TENANT: &str = "x-parallax-tenant";
 /// Metadata key that names the caller to an agent.
 pub const CLIENT_ID: &str = "x-parallax-client-id";
 /// Metadata key with a call's idempotency key: the same for each attempt at one effect of one run.

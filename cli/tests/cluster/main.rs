@@ -4,6 +4,7 @@
 mod agents;
 mod commands;
 mod crash;
+mod gateway;
 mod patterns;
 mod plaintext;
 mod program;

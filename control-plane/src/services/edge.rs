@@ -135,6 +135,8 @@ fn known(path: &str) -> &'static str {
         "parallax.registry.Registry",
         "parallax.patterns.PatternService",
         "parallax.controlplane.v1.Directory",
+        "parallax.gateway.AgentGateway",
+        "parallax.confidence.ConfidenceAgent",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
     ];

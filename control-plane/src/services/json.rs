@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
 use parallax_runtime::{
-    agent::Agent,
+    agent::{Agent, Transport},
     env::millis,
     run::{Entry, Event, Options, Run, Summary},
 };
@@ -70,15 +71,23 @@ impl ExecuteOptions {
     }
 }
 
-/// A registered agent. Its status is read off its lease: one that runs out takes the agent along.
+/// Its lease keeps an agent active: one that runs out takes the agent along. One behind the gateway is unhealthy when two
+/// heartbeats are missing, as far as this process has heard them.
+fn status(agent: &Agent, heard: Option<Timestamp>, now: Timestamp) -> &'static str {
+    let silent = heard.map(|heard| now.duration_since(heard).unsigned_abs());
+    let behind = agent.transport == Transport::Gateway;
+    if behind && silent.is_some_and(|silent| silent > agent.ttl * 2 / 3) { "unhealthy" } else { "active" }
+}
+
+/// A registered agent.
 #[must_use]
-pub fn agent(agent: &Agent, registry: &Registry) -> Json {
+pub fn agent(agent: &Agent, registry: &Registry, now: Timestamp) -> Json {
     json!({
         "id": agent.key.id,
         "name": agent.name,
         "endpoint": agent.endpoint,
         "capabilities": agent.capabilities,
-        "status": "active",
+        "status": status(agent, registry.last_heard(&agent.key), now),
         "metadata": {
             "version": agent.metadata.version,
             "region": agent.metadata.region,

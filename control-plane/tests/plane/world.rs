@@ -81,6 +81,7 @@ impl World {
                 call_timeout: Duration::from_secs(60),
                 ..Bounds::default()
             },
+            advertise: None,
             nodes_wanted: setup.nodes_wanted,
         };
         let tls = tls(&authority, dir.path().join("tls"), "default", Kind::ControlPlane, "plane");

@@ -19,7 +19,7 @@ pub(super) async fn list(State(api): Shared, Extension(peer): Extension<Peer>) -
         *by_capability.entry(capability).or_default() += 1;
     }
     Json(json!({
-        "agents": agents.iter().map(|agent| json::agent(agent, &api.registry)).collect::<Vec<_>>(),
+        "agents": agents.iter().map(|agent| json::agent(agent, &api.registry, api.env.now())).collect::<Vec<_>>(),
         "count": agents.len(),
         "byCapability": by_capability,
         "timestamp": api.env.now(),
@@ -32,5 +32,5 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Answer {
     let agent = api.registry.get(tenant::of(&peer), &id).ok_or(Error::NoAgent { id })?;
-    Ok(Json(json::agent(&agent, &api.registry)))
+    Ok(Json(json::agent(&agent, &api.registry, api.env.now())))
 }
