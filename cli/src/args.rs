@@ -26,6 +26,10 @@ pub struct Args {
 pub enum Command {
     /// Start the planes: both in one process, unless told otherwise
     Start(Start),
+    /// Start a control plane alone, one of several replicas perhaps
+    ControlPlane(Serve),
+    /// Start a data-plane node alone
+    DataPlane(Serve),
     /// Stop the instance that runs in the data directory
     Stop,
     /// Whether the planes run, and what they hold
@@ -72,6 +76,13 @@ pub struct Start {
     pub control_plane_only: bool,
     #[arg(long)]
     pub data_plane_only: bool,
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// Where to serve, and what.
+#[derive(clap::Args, Default)]
+pub struct Serve {
     /// HTTP port of the control plane [default: 3000]
     #[arg(long, env = "PORT", value_name = "PORT")]
     pub http: Option<String>,
@@ -89,7 +100,7 @@ pub struct Start {
     pub patterns: Option<String>,
 }
 
-impl Start {
+impl Serve {
     /// As settings.
     #[must_use]
     pub fn flags(&self) -> Vec<Flag<'static>> {

@@ -14,6 +14,7 @@ mod stop;
 use crate::{
     args::{Args, Command},
     exit::Result,
+    start::Role,
 };
 
 /// Does what was typed.
@@ -23,6 +24,8 @@ use crate::{
 pub async fn run(args: Args) -> Result {
     match &args.command {
         Command::Start(start) => crate::start::run(&args, start).await,
+        Command::ControlPlane(serve) => crate::start::serve(&args, serve, Role::ControlPlane).await,
+        Command::DataPlane(serve) => crate::start::serve(&args, serve, Role::DataPlane).await,
         Command::Stop => stop::run(&args).await,
         Command::Status { json } => status::run(&args, *json).await,
         Command::Run(run) => run::run(&args, run).await,

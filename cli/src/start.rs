@@ -44,12 +44,20 @@ pub async fn run(args: &Args, start: &args::Start) -> Result {
     if start.detached {
         return detach(args, start).await;
     }
-    let settings = Settings::load(args, &start.flags())?.settings;
     let role = match (start.control_plane_only, start.data_plane_only) {
         (true, _) => Role::ControlPlane,
         (_, true) => Role::DataPlane,
         _ => Role::Both,
     };
+    serve(args, &start.serve, role).await
+}
+
+/// `parallax control-plane` and `parallax data-plane`, and `parallax start` in the foreground.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(args: &Args, serve: &args::Serve, role: Role) -> Result {
+    let settings = Settings::load(args, &serve.flags())?.settings;
     let telemetry = telemetry(&settings)?;
     let signals = shutdown_signal()?;
     let planes = Planes::start(settings, role).await?;
@@ -78,7 +86,7 @@ impl Planes {
         let owned = Owned::take(&settings.data_dir)?;
         let env = System::shared();
         let life = Lifecycle::new();
-        let addresses = match serve(&settings, role, &env, &life).await {
+        let addresses = match planes(&settings, role, &env, &life).await {
             Ok(addresses) => addresses,
             Err(exit) => {
                 life.drain(settings.drain()).await;
@@ -97,7 +105,7 @@ impl Planes {
     }
 }
 
-async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifecycle) -> Result<Addresses> {
+async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifecycle) -> Result<Addresses> {
     let stores = Stores::new(env.clone(), life.clone());
     let open_failed = |e: parallax_runtime::store::StoreError| Exit::usage(e);
     let certificates = Certificates::open(settings, env.clone())?;
@@ -140,8 +148,11 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
         let defaults = parallax_data_plane::Config::default();
         let node_id =
             if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
+        let tls = certificates.load(Kind::DataPlane, &node_id, life)?;
+        // A certificate that was given names the node.
+        let node_id = tls.identity().id;
         let config = parallax_data_plane::Config {
-            node_id: node_id.clone(),
+            node_id,
             grpc: own.grpc,
             admin: own.admin,
             advertise: Some(own.advertise.clone()).filter(|advertise| !advertise.is_empty()),
@@ -155,7 +166,6 @@ async fn serve(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifec
             drain: settings.drain(),
             ..defaults
         };
-        let tls = certificates.load(Kind::DataPlane, &node_id, life)?;
         let confidence =
             stores.confidence(&settings.store_url(&settings.stores.confidence)).await.map_err(open_failed)?;
         let plane = DataPlane::bind(config, tls, env.clone(), confidence, life).await.map_err(Exit::usage)?;
@@ -268,7 +278,7 @@ pub fn shutdown_signal() -> Result<impl Future<Output = ()>> {
 
 /// The same command without `-d`, on its own, until it is ready.
 async fn detach(args: &Args, start: &args::Start) -> Result {
-    let data_dir = Settings::load(args, &start.flags())?.settings.data_dir;
+    let data_dir = Settings::load(args, &start.serve.flags())?.settings.data_dir;
     if instance::running(&data_dir).is_some() {
         return Err(instance::occupied(&data_dir));
     }

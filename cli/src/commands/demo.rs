@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use super::print;
 use crate::{
     api::Api,
-    args::{Args, Start},
+    args::{Args, Serve},
     exit::{Exit, Result},
     render::{confidence, short, value},
     settings::Settings,
@@ -35,10 +35,10 @@ pub(super) async fn run(args: &Args, keep: bool) -> Result {
     // What is kept can be looked at with the usual commands; what is not leaves no trace.
     let scratch = tempfile::tempdir().map_err(Exit::failed)?;
     let flags = if keep {
-        Start::default().flags()
+        Serve::default().flags()
     } else {
         let any = || Some("0".to_owned());
-        let ports = Start {
+        let ports = Serve {
             http: any(),
             grpc: any(),
             data_plane_grpc: any(),

@@ -59,7 +59,7 @@ impl World {
         let ports = ["--http", "--grpc", "--data-plane-grpc", "--data-plane-admin"];
         let typed = args(dir.path(), &[&["start"][..], &ports.map(|port| [port, "0"]).concat()].concat());
         let Command::Start(start) = &typed.command else { unreachable!("it was typed") };
-        let mut settings = Settings::load(&typed, &start.flags()).unwrap().settings;
+        let mut settings = Settings::load(&typed, &start.serve.flags()).unwrap().settings;
         for store in
             [&mut settings.stores.registry, &mut settings.stores.runs, &mut settings.stores.confidence]
         {
