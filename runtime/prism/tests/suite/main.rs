@@ -5,6 +5,7 @@ mod functions;
 mod limits;
 mod modules;
 mod operators;
+mod programs;
 mod random;
 mod statements;
 mod support;
