@@ -38,6 +38,34 @@ pub enum EffectKind {
     Random,
 }
 
+impl EffectKind {
+    /// Bytes that it holds, roughly, without the values that it shares with the script.
+    pub(crate) fn bytes(&self) -> u64 {
+        let texts = match self {
+            EffectKind::Invoke { task, options, .. } => {
+                task.len() + options.context.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
+            }
+            EffectKind::Pattern { name, .. } => name.len(),
+            EffectKind::Llm { prompt, options } => {
+                let names = options.provider.iter().chain(&options.model);
+                prompt.len() + names.map(String::len).sum::<usize>()
+            }
+            EffectKind::Sleep { .. } | EffectKind::Now | EffectKind::Random => 0,
+        };
+        (size_of::<Effect>() + texts) as u64
+    }
+
+    /// The value that it carries.
+    pub(crate) fn value(&self) -> Option<&Val> {
+        match self {
+            EffectKind::Invoke { data: value, .. } | EffectKind::Pattern { input: value, .. } => {
+                Some(&value.0)
+            }
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InvokeOptions {

@@ -135,6 +135,14 @@ enum Waiting {
     Any(u64),
 }
 
+/// An effect without an outcome. What it holds counts until then, whether the owner has it yet or not: that depends on
+/// how outcomes are grouped.
+struct Asked {
+    slot: Arc<Slot>,
+    bytes: u64,
+    value: Option<Val>,
+}
+
 pub(crate) struct Vm {
     program: Arc<Inner>,
     stack: Vec<Val>,
@@ -157,7 +165,7 @@ pub(crate) struct Vm {
     next_effect: u64,
     arrivals: u64,
     /// Asked for and not answered.
-    outstanding: HashMap<EffectId, Arc<Slot>>,
+    outstanding: HashMap<EffectId, Asked>,
     /// Asked for and not yet handed to the owner.
     queue: Vec<Effect>,
     /// Held back by a bound on concurrency.

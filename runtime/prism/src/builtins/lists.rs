@@ -119,11 +119,9 @@ fn alphabetical(a: &str, b: &str) -> Ordering {
         c if c.is_numeric() => 1,
         _ => 0,
     };
-    let folded = |s: &str| s.chars().flat_map(char::to_lowercase).map(|c| (rank(c), c)).collect::<Vec<_>>();
-    folded(a).cmp(&folded(b)).then_with(|| {
-        let case = |s: &str| s.chars().map(char::is_uppercase).collect::<Vec<_>>();
-        case(a).cmp(&case(b))
-    })
+    let folded = |s| str::chars(s).flat_map(char::to_lowercase).map(|c| (rank(c), c));
+    let case = |s| str::chars(s).map(char::is_uppercase);
+    folded(a).cmp(folded(b)).then_with(|| case(a).cmp(case(b)))
 }
 
 pub(super) fn array_method(native: Native, args: &[Val]) -> Raised<Val> {
@@ -165,6 +163,14 @@ pub(super) fn array_method(native: Native, args: &[Val]) -> Raised<Val> {
             }
             Val::array(joined)
         }
+    }
+}
+
+/// How many texts `split` is about to make.
+pub(crate) fn parts(args: &[Val]) -> usize {
+    match (args[0].plain(), args.get(1).map(Val::plain)) {
+        (Val::Str(s), Some(Val::Str(separator))) => s.matches(separator.as_str()).count() + 1,
+        _ => 1,
     }
 }
 

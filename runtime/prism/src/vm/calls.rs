@@ -328,7 +328,15 @@ impl Vm {
                         work += arg.plain().as_items().map_or(0, <[Val]>::len);
                     }
                 }
-                self.spend(work / 8)?;
+                let mut parts = 0;
+                match native {
+                    Native::Sort | Native::SortByOf => work *= 1 + work.max(1).ilog2() as usize,
+                    // Many small texts are larger than the one that they come from.
+                    Native::Split => parts = builtins::lists::parts(args),
+                    _ => {}
+                }
+                self.spend(work / 8 + parts)?;
+                self.charge(parts as u64 * 64)?;
                 let value = builtins::pure(native, &self.stack[at..at + n])?;
                 self.charge(value.bytes())?;
                 self.spend(value.as_items().map_or(0, <[Val]>::len) / 8)?;

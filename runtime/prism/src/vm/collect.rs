@@ -102,7 +102,8 @@ impl Vm {
                 self.free_cells.push(i as u32);
             }
         }
-        let live = walk.bytes + 16 * (self.cells.len() + self.stack.len()) as u64;
+        let asked: u64 = self.outstanding.values().map(|asked| asked.bytes).sum();
+        let live = walk.bytes + asked + 16 * (self.cells.len() + self.stack.len()) as u64;
         if live > self.limits.memory {
             return Err(self.out_of_memory());
         }
@@ -124,6 +125,8 @@ impl Vm {
         if let Waiting::All(slots) = &self.waiting {
             slots.iter().for_each(|s| note(&Val::Pending(Arc::clone(s))));
         }
+        self.watched.iter().for_each(|s| note(&Val::Pending(Arc::clone(s))));
+        self.outstanding.values().filter_map(|asked| asked.value.as_ref()).for_each(note);
     }
 }
 

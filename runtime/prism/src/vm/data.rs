@@ -95,7 +95,7 @@ impl Vm {
         self.force_at(at)?;
         if let Val::Str(s) = &self.stack[at] {
             // Its length is counted anew each time.
-            self.spend(s.len() / 1024)?;
+            self.spend(s.len() / 64)?;
         }
         let program = Arc::clone(&self.program);
         let text = &program.code.names[name as usize].text;

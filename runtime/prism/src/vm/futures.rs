@@ -10,7 +10,7 @@
 //! model's failure that nobody looked at is an error at the end of the run; an agent's is not, for the others' answers
 //! still count.
 
-use super::{Ran, Trap, Vm};
+use super::{Asked, Ran, Trap, Vm};
 use crate::builtins::agents;
 use crate::diagnostic::{Raise, Raised};
 use crate::effects::{Answer, Effect, EffectId, EffectKind, Form, Outcome, Slot};
@@ -27,8 +27,10 @@ impl Vm {
         }
         let id = EffectId(self.next_effect);
         self.next_effect += 1;
+        let (bytes, value) = (kind.bytes(), kind.value().cloned());
+        self.charge(bytes)?;
         let slot = Arc::new(Slot::new(id, form));
-        self.outstanding.insert(id, Arc::clone(&slot));
+        self.outstanding.insert(id, Asked { slot: Arc::clone(&slot), bytes, value });
         if !self.handlers.is_empty() {
             self.watched.push(Arc::clone(&slot));
         }
@@ -80,7 +82,7 @@ impl Vm {
 
     /// Takes the outcome of an effect. An error means that the owner made a mistake.
     pub(super) fn deliver(&mut self, id: EffectId, outcome: Outcome) -> Raised<()> {
-        let Some(slot) = self.outstanding.remove(&id) else {
+        let Some(Asked { slot, .. }) = self.outstanding.remove(&id) else {
             if self.forgotten.remove(&id) {
                 return Ok(());
             }

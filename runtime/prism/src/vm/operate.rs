@@ -96,7 +96,9 @@ impl Vm {
 
     pub(super) fn truth_with(&mut self, op: BinOp, a: usize, b: f64) -> Ran<bool> {
         self.settle_at(a)?;
-        Ok(ops::binary(op, &self.stack[a], &Val::Num(b), &self.rules)?.truthy())
+        let b = Val::Num(b);
+        self.spend(ops::comparison_work(&self.stack[a], &b)? / 16)?;
+        Ok(ops::binary(op, &self.stack[a], &b, &self.rules)?.truthy())
     }
 
     pub(super) fn unary_at(&mut self, op: UnOp, dst: usize, src: usize) -> Ran<()> {

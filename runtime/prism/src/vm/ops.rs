@@ -184,6 +184,8 @@ pub(super) fn comparison_work(x: &Val, y: &Val) -> Raised<usize> {
         (Val::Arr(_) | Val::Obj(_), Val::Str(_)) => x,
         (Val::Str(_), Val::Arr(_) | Val::Obj(_)) => y,
         (Val::Str(_), Val::Str(_)) => return Ok(wx.min(wy) as usize),
+        // A number may be read from it, digit by digit.
+        (Val::Str(_), _) | (_, Val::Str(_)) => return Ok(wx.max(wy) as usize * 4),
         _ => return Ok(1),
     };
     looked_at.check_weight()?;

@@ -43,6 +43,8 @@ pub(super) struct Parallel {
     failed: usize,
     /// Calls before this one have been started.
     started: usize,
+    /// Arrivals in the run when the open calls were looked at.
+    harvested: u64,
 }
 
 impl Parallel {
@@ -69,6 +71,7 @@ impl Parallel {
             starting: 0,
             failed: 0,
             started: 0,
+            harvested: 0,
         }
     }
 
@@ -110,7 +113,7 @@ impl Parallel {
             };
         }
         loop {
-            self.harvest();
+            self.harvest(vm.arrivals);
             if let Some(result) = self.decided(vm)? {
                 return Ok(Next::Done(result));
             }
@@ -146,11 +149,16 @@ impl Parallel {
     }
 
     /// Takes what has arrived, in the order in which it did.
-    fn harvest(&mut self) {
+    fn harvest(&mut self, arrivals: u64) {
         let arrival = |at: &usize| match &self.calls[*at] {
             Call::Open(slot) => slot.arrival(),
             _ => None,
         };
+        // Only the newest may have been settled before it was opened. Looking at all of them for each would take n².
+        let newest = self.open.last().and_then(arrival);
+        if arrivals == std::mem::replace(&mut self.harvested, arrivals) && newest.is_none() {
+            return;
+        }
         let mut settled: Vec<(u64, usize)> =
             self.open.iter().filter_map(|at| Some((arrival(at)?, *at))).collect();
         if settled.is_empty() {
@@ -303,6 +311,7 @@ impl Vm {
             }
             Native::All => {
                 let items = array_arg(native, args, 0)?;
+                self.spend(items.items().len())?;
                 let inner: Raised<Vec<Val>> = items.items().iter().map(awaited).collect();
                 self.settled(&Val::array(inner?)?)?
             }
@@ -353,6 +362,8 @@ impl Vm {
             let message = format!("`{}` needs at least one call", native.name());
             return Err(Raise::new("bad_argument", message).into());
         }
+        self.spend(items.items().len())?;
+        self.charge(items.items().len() as u64 * 48)?;
         if max < items.items().len() {
             self.hold_back(items.items());
         }

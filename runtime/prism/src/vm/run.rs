@@ -69,6 +69,9 @@ impl Interrupt {
 /// Calls that a fault lists.
 const MAX_CALLERS: usize = 5;
 
+/// Bytes of a message.
+const MAX_MESSAGE: usize = 1 << 16;
+
 /// An error that was thrown, with where.
 pub(crate) struct Thrown {
     pub(crate) raise: Raise,
@@ -129,8 +132,8 @@ impl Run {
         }
         let outstanding = &self.vm.outstanding;
         let wanted = |effect: &Effect| match outstanding.get(&effect.id) {
-            Some(slot) => {
-                slot.hand_out();
+            Some(asked) => {
+                asked.slot.hand_out();
                 true
             }
             None => false,
@@ -323,7 +326,13 @@ impl Vm {
                 self.waiting = Waiting::Any(self.arrivals);
                 return Ok(());
             }
-            Trap::Raise(raise) => {
+            Trap::Raise(mut raise) => {
+                // It may quote anything. If the steps do not suffice, the next look at them says so.
+                let _ = self.spend(raise.message.len() / 64);
+                if raise.message.len() > MAX_MESSAGE {
+                    raise.message.truncate(raise.message.floor_char_boundary(MAX_MESSAGE));
+                    raise.message.push('…');
+                }
                 let fault = self.fault(&raise);
                 Arc::new(Thrown { raise: *raise, fault })
             }

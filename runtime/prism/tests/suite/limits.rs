@@ -35,6 +35,15 @@ fn endless_programs_end() {
         "f = x => { try { f(x) } finally { f(x) } }\nf(1)",
         "xs = range(100000)\nwhile true { xs.join() }",
         "xs = range(1000)\nxs.sort((a, b) => { while true { } })",
+        "xs = range(100000)\nwhile true { parallel(xs) }",
+        "s = \"x\"\nfor let i = 0; i < 20; i += 1 { s = s + s }\nwhile true { try { await Promise.reject([s]) } catch { } }",
+        "s = \"x\"\nfor let i = 0; i < 20; i += 1 { s = s + s }\nwhile true { llm(s) }",
+        "while true { executePattern(\"p\", range(10000)) }",
+        "xs = range(100000)\nwhile true { Promise.all(xs) }",
+        "s = \"1\"\nfor let i = 0; i < 20; i += 1 { s = s + s }\nwhile true { s == 1 }",
+        "s = \"1\"\nfor let i = 0; i < 20; i += 1 { s = s + s }\nwhile true { if (s == 1) { 1 } }",
+        "s = \"é\"\nfor let i = 0; i < 20; i += 1 { s = s + s }\nwhile true { s.length }",
+        "s = \"b\"\nfor let i = 0; i < 12; i += 1 { s = s + s }\nxs = range(500).map(x => s + x)\nwhile true { xs.sort() }",
     ] {
         let step = run_with(source, small());
         let Step::Failed(fault) = step else { panic!("{source}: {step:?}") };
@@ -69,6 +78,8 @@ fn memory_is_bounded() {
         "fs = []\nf = x => { let y = x\nreturn () => { y = y + 1\nreturn y } }\nwhile true { fs = fs.push(f(1)) }",
         &("s = \"x\"\n".to_string() + &"s = s + s\n".repeat(60)),
         "xs = range(100000)\nwhile true { xs = xs.concat(xs) }",
+        // Refused before the parts are made.
+        "s = \"a,\"\nwhile true { s = s + s\ns.split(\"\") }",
         "xs = range(100000)\nys = [xs, xs].map(a => a.map(b => [b]))\nzs = [ys, ys].map(a => a.map(b => b.map(c => [c])))",
     ] {
         let Step::Failed(fault) = run_with(source, small()) else { panic!("{source}") };
@@ -90,6 +101,13 @@ fn memory_is_bounded() {
 fn wide_frames_count() {
     let many: String = (0..20_000).map(|i| format!("let v{i} = 0\n")).collect();
     fails(&format!("function f() {{\n{many}return f() + 1 }}\nf()"), Limits::default(), "limit_memory");
+}
+
+#[test]
+fn messages_are_bounded() {
+    let source = "s = \"é\"\nfor let i = 0; i < 20; i += 1 { s = s + s }\n1 instanceof s";
+    let Step::Failed(fault) = run_with(source, Limits::default()) else { panic!("{source}") };
+    assert!(fault.code == "bad_operand" && fault.message.len() < 70_000, "{}", fault.message.len());
 }
 
 #[test]
@@ -234,6 +252,16 @@ fn long_chains_are_flat() {
         let tries = "try { 1 } finally { 2 }\n".repeat(n / 10);
         assert!(matches!(run_with(&tries, Limits::default()), Step::Done(_)));
     });
+}
+
+/// What many open calls cost grows with their number and no faster.
+#[test]
+fn wide_parallels_are_flat() {
+    for call in ["() => llm(\"q\")", "llm(\"q\")"] {
+        let source = format!("parallel(range(30000).map(x => {call}), {{mode: \"quorum\"}})");
+        let Step::Need { effects, .. } = run_with(&source, Limits::default()) else { panic!("{source}") };
+        assert_eq!(effects.len(), 30_000);
+    }
 }
 
 #[test]
