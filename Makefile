@@ -1,20 +1,41 @@
 # Each target does its own set-up. All share one target directory and one profile.
 CARGO ?= cargo
 
-.PHONY: demo test lint bench bench-control bench-prism fuzz
+# Debian packages: what etcd's client is built with, and the servers that the stores are tested on.
+PACKAGES = protobuf-compiler libprotobuf-dev etcd-server
+# Those of them that would start on their own; the tests start theirs.
+SERVICES = etcd
+# All that a build can hold.
+FEATURES = --features parallax-cli/cluster
+SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
+
+ifdef CI
+export PARALLAX_TEST_REQUIRE = 1
+endif
+
+.PHONY: demo test lint tools bench bench-control bench-prism fuzz
 
 # Both planes in one process, three real agents, real sentences. Nothing to configure.
 demo:
 	$(CARGO) build --locked -p parallax-cli
 	./target/debug/parallax demo
 
-# Every test of the workspace. The tests need nothing but what cargo brings.
-test:
-	$(CARGO) test --locked --workspace --quiet
+# Every test of the workspace.
+test: tools
+	$(CARGO) test --locked --workspace $(FEATURES) --quiet
 
-lint:
+lint: tools
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --locked --workspace $(FEATURES) --all-targets --quiet -- -D warnings
+
+# Installs what is missing of what `test` and `lint` need beside cargo.
+tools:
+	@if ! command -v apt-get >/dev/null; then echo "not Debian: bring your own $(PACKAGES)"; exit 0; fi; \
+	missing=$$(for package in $(PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	$(SUDO) apt-get update -qq && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing && \
+	if [ -d /run/systemd/system ]; then $(SUDO) systemctl disable --quiet --now $(SERVICES) || true; fi
 
 # Side by side in one run: the same agents asked directly and through the planes.
 bench:

@@ -1,15 +1,8 @@
 //! Who is registered: leases, the rules of replacement, and the view that everything else reads.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use jiff::Timestamp;
 use parallax_proto::registry as proto;
 use parallax_runtime::{
@@ -20,19 +13,23 @@ use parallax_runtime::{
 };
 use parallax_security::{Kind, Peer};
 use parallax_telemetry::metrics::ControlPlaneMetrics;
-use parking_lot::RwLock;
-use tokio::sync::watch;
 use tracing::{info, warn};
 
+pub use self::view::Update;
+use self::view::{Present, View};
 use crate::{
     error::{Error, Result},
     tenant,
 };
 
+mod view;
+
 /// Everything of agents lives below this key: `/parallax/agents/<tenant>/<id>`.
 const AGENTS: &str = "/parallax/agents/";
 /// A registration that loses this many races against others of the same id gives up.
 const RACES: usize = 8;
+/// Between two attempts to read a store that is away.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The registry. Cheap to clone.
 #[derive(Clone)]
@@ -43,24 +40,8 @@ pub struct Registry {
     view: Arc<View>,
 }
 
-/// All agents in memory, as the store's watch tells of them.
-struct View {
-    agents: RwLock<BTreeMap<AgentKey, Arc<Agent>>>,
-    /// When this process last heard of an agent.
-    heard: RwLock<HashMap<AgentKey, Timestamp>>,
-    revision: watch::Sender<Revision>,
-    /// Whether the store is heard; if not, the view is the last that was.
-    following: AtomicBool,
-}
-
-/// What a follower of the registry sees.
-#[derive(Clone, Debug)]
-pub enum Update {
-    /// Everything there is: at the beginning, and when changes were missed.
-    Snapshot(Vec<Arc<Agent>>),
-    Upsert(Arc<Agent>),
-    Remove(AgentKey),
-}
+/// The changes that a store tells.
+type Changes = BoxStream<'static, Result<Change, StoreError>>;
 
 impl Registry {
     /// Reads what is registered and follows it from then on.
@@ -73,53 +54,45 @@ impl Registry {
         metrics: Arc<ControlPlaneMetrics>,
         life: &Lifecycle,
     ) -> Result<Self> {
-        let view = Arc::new(View {
-            agents: RwLock::default(),
-            heard: RwLock::default(),
-            revision: watch::Sender::new(0),
-            following: AtomicBool::new(true),
-        });
-        let registry = Self { store, env, metrics, view };
-        let mut updates = Box::pin(registry.follow(None));
-        registry.apply(updates.next().await.expect("a follower's stream never ends")?);
-        let following = registry.clone();
-        life.spawn_until_stopped("registry view", async move {
-            while let Some(update) = updates.next().await {
-                following.view.following.store(update.is_ok(), Ordering::Relaxed);
-                match update {
-                    Ok(update) => following.apply(update),
-                    Err(e) => {
-                        warn!("the registry cannot be followed, trying again: {e}");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
-            }
-        });
+        let registry = Self { store, env, metrics, view: Arc::default() };
+        let changes = registry.resync().await?;
+        life.spawn_until_stopped("registry view", registry.clone().listen(changes));
         Ok(registry)
     }
 
-    fn apply(&self, (revision, update): (Revision, Update)) {
-        let mut agents = self.view.agents.write();
-        match update {
-            Update::Snapshot(all) => {
-                *agents = all.into_iter().map(|agent| (agent.key.clone(), agent)).collect();
-            }
-            Update::Upsert(agent) => _ = agents.insert(agent.key.clone(), agent),
-            Update::Remove(key) => {
-                agents.remove(&key);
-                self.view.heard.write().remove(&key);
-                info!(tenant = key.tenant, agent = key.id, "agent is gone");
-            }
+    /// Makes the view what the store has, and returns what follows.
+    async fn resync(&self) -> Result<Changes> {
+        let snapshot = self.store.list(AGENTS).await?;
+        let changes = self.store.watch(AGENTS, snapshot.revision).await?;
+        let agents =
+            snapshot.entries.iter().map(|entry| decode(entry).map(Arc::new)).collect::<Result<_>>()?;
+        self.view.replace(snapshot.revision, agents, &self.metrics);
+        self.view.set_following(true);
+        Ok(changes)
+    }
+
+    /// Keeps the view up to date. While the store is away it stays as it is.
+    async fn listen(self, mut changes: Changes) {
+        loop {
+            let mut broken = loop {
+                let change = changes.next().await.unwrap_or(Err(StoreError::Closed));
+                match change.map_err(Error::from).and_then(|change| Ok((change.revision(), present(change)?)))
+                {
+                    Ok((revision, agent)) => self.view.apply(revision, vec![agent], &self.metrics),
+                    Err(e) => break e,
+                }
+            };
+            changes = loop {
+                warn!("the registry cannot be followed, reading it again: {broken}");
+                // A watch that has lagged behind is no store that is away.
+                self.view.set_following(matches!(broken, Error::Store(StoreError::Compacted { .. })));
+                match self.resync().await {
+                    Ok(changes) => break changes,
+                    Err(e) => broken = e,
+                }
+                tokio::time::sleep(PAUSE).await;
+            };
         }
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::from([(parallax_runtime::DEFAULT_TENANT, 0)]);
-        for key in agents.keys() {
-            *counts.entry(&key.tenant).or_default() += 1;
-        }
-        for (tenant, count) in counts {
-            self.metrics.set_agents_registered(tenant, count);
-        }
-        drop(agents);
-        self.view.revision.send_replace(revision);
     }
 
     /// Registers an agent, or replaces its entry. Returns the id of its lease, which names tenant and agent too.
@@ -162,9 +135,9 @@ impl Registry {
                     if let Some(old) = before.and_then(|entry| entry.lease) {
                         self.store.revoke(&old).await?;
                     }
-                    self.seen(revision).await;
+                    self.view.seen(revision).await;
                     self.metrics.registrations.inc();
-                    self.heard(&agent.key);
+                    self.view.heard(&agent.key, self.env.now());
                     info!(
                         tenant,
                         agent = agent.key.id,
@@ -201,7 +174,7 @@ impl Registry {
                 StoreError::Missing { .. } => missing(),
                 other => other.into(),
             })?;
-        self.heard(&key);
+        self.view.heard(&key, self.env.now());
         Ok(ttl)
     }
 
@@ -220,7 +193,7 @@ impl Registry {
             self.store.revoke(&lease).await?;
         }
         if let Some(revision) = deleted {
-            self.seen(revision).await;
+            self.view.seen(revision).await;
         }
         Ok(deleted.is_some())
     }
@@ -239,82 +212,39 @@ impl Registry {
     /// One agent.
     #[must_use]
     pub fn get(&self, tenant: &str, id: &str) -> Option<Arc<Agent>> {
-        let key = AgentKey { tenant: tenant.to_owned(), id: id.to_owned() };
-        self.view.agents.read().get(&key).cloned()
+        self.view.get(&AgentKey { tenant: tenant.to_owned(), id: id.to_owned() })
     }
 
     /// The agents of a tenant that have all of `capabilities`, in order of their ids.
     #[must_use]
     pub fn agents(&self, tenant: &str, capabilities: &[String]) -> Vec<Arc<Agent>> {
-        let first = AgentKey { tenant: tenant.to_owned(), id: String::new() };
-        let agents = self.view.agents.read();
-        let ours = agents.range(first..).take_while(|(key, _)| key.tenant == tenant);
-        ours.filter(|(_, agent)| agent.has_all(capabilities)).map(|(_, agent)| agent.clone()).collect()
+        self.view.agents(tenant, |agent| agent.has_all(capabilities))
     }
 
     /// Whether the store is heard. While it is not, what was last heard is served.
     #[must_use]
     pub fn is_following(&self) -> bool {
-        self.view.following.load(Ordering::Relaxed)
+        self.view.is_following()
     }
 
     /// When this process last heard an agent register or renew.
     #[must_use]
     pub fn last_heard(&self, key: &AgentKey) -> Option<Timestamp> {
-        self.view.heard.read().get(key).copied()
+        self.view.last_heard(key)
     }
 
-    /// A snapshot, then every change, of one tenant or of all; each with the revision it brings. Never ends; after
-    /// an error it begins again with a snapshot.
-    pub fn follow(
-        &self,
-        tenant: Option<&str>,
-    ) -> impl Stream<Item = Result<(Revision, Update)>> + Send + 'static {
-        let prefix = tenant.map_or_else(|| AGENTS.to_owned(), |tenant| format!("{AGENTS}{tenant}/"));
-        let store = self.store.clone();
-        stream::repeat(()).then(move |()| follow_once(store.clone(), prefix.clone())).flatten()
-    }
-
-    /// Waits until the view shows a revision that we have written.
-    async fn seen(&self, revision: Revision) {
-        let mut revisions = self.view.revision.subscribe();
-        // The sender lives as long as the view does.
-        revisions.wait_for(|seen| *seen >= revision).await.ok();
-    }
-
-    fn heard(&self, key: &AgentKey) {
-        self.view.heard.write().insert(key.clone(), self.env.now());
+    /// A snapshot, then every change, of one tenant or of all; each with the revision it brings. Never ends; while
+    /// the store is away it tells nothing, and to a follower that lags far behind a snapshot again.
+    pub fn follow(&self, tenant: Option<&str>) -> impl Stream<Item = (Revision, Update)> + Send + 'static {
+        view::follow(self.view.clone(), tenant.map(str::to_owned))
     }
 }
 
-/// A snapshot and what follows, until the watch fails.
-async fn follow_once(
-    store: Arc<dyn RegistryStore>,
-    prefix: String,
-) -> stream::BoxStream<'static, Result<(Revision, Update)>> {
-    let begin = async {
-        let snapshot = store.list(&prefix).await?;
-        let changes = store.watch(&prefix, snapshot.revision).await?;
-        let agents =
-            snapshot.entries.iter().map(|entry| decode(entry).map(Arc::new)).collect::<Result<_>>()?;
-        Ok(((snapshot.revision, Update::Snapshot(agents)), changes))
-    };
-    match begin.await {
-        Err(e) => stream::iter([Err(e)]).boxed(),
-        Ok((first, changes)) => {
-            let changes = changes.map_err(Error::from).and_then(|change| async move {
-                let revision = change.revision();
-                Ok((
-                    revision,
-                    match change {
-                        Change::Put(entry) => Update::Upsert(Arc::new(decode(&entry)?)),
-                        Change::Delete { key, .. } => Update::Remove(parse_key(&key)?),
-                    },
-                ))
-            });
-            stream::iter([Ok(first)]).chain(changes).boxed()
-        }
-    }
+fn present(change: Change) -> Result<Present> {
+    Ok(match change {
+        Change::Put(entry) => (parse_key(&entry.key)?, Some(Arc::new(decode(&entry)?))),
+        Change::Delete { key, .. } => (parse_key(&key)?, None),
+    })
 }
 
 /// An agent speaks for itself, an operator for the agents of its tenant, and a plaintext peer on loopback for

@@ -19,6 +19,10 @@ use crate::{
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod embedded;
+#[cfg(feature = "cluster")]
+mod etcd;
+#[cfg(feature = "conformance")]
+pub mod servers;
 
 /// Counts the mutations of a registry store, from 1.
 pub type Revision = u64;
@@ -46,6 +50,9 @@ pub enum StoreError {
     Corrupt(String),
     #[error("the store is closed")]
     Closed,
+    /// Reads go on from what was last heard; nothing can be written.
+    #[error("the store is out of reach, try again: {0}")]
+    Away(String),
 }
 
 impl Coded for StoreError {
@@ -56,7 +63,7 @@ impl Coded for StoreError {
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Missing { .. } => Code::NotFound,
             Self::Compacted { .. } => Code::Conflict,
-            Self::Open { .. } | Self::Closed => Code::Unavailable,
+            Self::Open { .. } | Self::Closed | Self::Away(_) => Code::Unavailable,
             Self::Failed(_) | Self::Corrupt(_) => Code::Internal,
         }
     }
@@ -73,6 +80,7 @@ impl Coded for StoreError {
             Self::Corrupt(_) => "PARALLAX-STORE-008",
             Self::Closed => "PARALLAX-STORE-009",
             Self::Fenced { .. } => "PARALLAX-STORE-010",
+            Self::Away(_) => "PARALLAX-STORE-011",
         }
     }
 }
@@ -301,7 +309,10 @@ pub trait ConfidenceStore: Send + Sync {
 
 /// Opens stores by URL.
 ///
-/// `embedded:PATH` is a file of this process; `memory:` keeps nothing.
+/// `embedded:PATH` is a file of this process; `memory:` keeps nothing. A registry may be on etcd 3.4 or later, where
+/// any number of processes share it: `etcd://HOST:PORT[,HOST:PORT…]` names the members, and `?ca=FILE`, or
+/// `?ca=FILE&cert=FILE&key=FILE`, makes the connections TLS with PEM files: the authority of the members' certificates,
+/// and our own certificate.
 pub struct Stores {
     env: Arc<dyn Env>,
     life: Lifecycle,
@@ -317,10 +328,17 @@ impl Stores {
     /// Opens a registry.
     ///
     /// # Errors
-    /// A URL of no known kind; a file that cannot be opened.
+    /// A URL of no known kind, or of one that this build is without; a file or server that cannot be reached.
     pub async fn registry(&self, url: &str) -> Result<Arc<dyn RegistryStore>> {
         match Url::parse(url)? {
             Url::Embedded(file) => Ok(embedded::Registry::open(file, self.env.clone(), &self.life).await?),
+            #[cfg(feature = "cluster")]
+            Url::Etcd => Ok(etcd::Registry::open(url, self.env.clone(), &self.life).await?),
+            #[cfg(not(feature = "cluster"))]
+            Url::Etcd => {
+                let cure = "needs a build with etcd: cargo build -p parallax-cli --features cluster";
+                Err(StoreError::Url { url: url.to_owned(), problem: cure.to_owned() })
+            }
         }
     }
 
@@ -331,6 +349,7 @@ impl Stores {
     pub async fn runs(&self, url: &str) -> Result<Arc<dyn RunStore>> {
         match Url::parse(url)? {
             Url::Embedded(file) => Ok(Arc::new(embedded::Runs::open(file).await?)),
+            Url::Etcd => Err(registry_only(url)),
         }
     }
 
@@ -341,6 +360,7 @@ impl Stores {
     pub async fn confidence(&self, url: &str) -> Result<Arc<dyn ConfidenceStore>> {
         match Url::parse(url)? {
             Url::Embedded(file) => Ok(Arc::new(embedded::Confidences::open(file).await?)),
+            Url::Etcd => Err(registry_only(url)),
         }
     }
 }
@@ -349,6 +369,7 @@ impl Stores {
 enum Url {
     /// A file, or memory.
     Embedded(Option<PathBuf>),
+    Etcd,
 }
 
 impl Url {
@@ -356,10 +377,15 @@ impl Url {
         match url.split_once(':') {
             Some(("memory", "")) => Ok(Self::Embedded(None)),
             Some(("embedded", path)) if !path.is_empty() => Ok(Self::Embedded(Some(path.into()))),
+            Some(("etcd", _)) => Ok(Self::Etcd),
             _ => Err(StoreError::Url {
                 url: url.to_owned(),
-                problem: "is neither embedded:PATH nor memory:".to_owned(),
+                problem: "is neither embedded:PATH nor memory: nor etcd://HOST:PORT".to_owned(),
             }),
         }
     }
+}
+
+fn registry_only(url: &str) -> StoreError {
+    StoreError::Url { url: url.to_owned(), problem: "etcd holds a registry and nothing else".to_owned() }
 }

@@ -4,6 +4,8 @@
 mod agents;
 mod commands;
 mod crash;
+#[cfg(feature = "cluster")]
+mod etcd;
 mod gateway;
 mod patterns;
 mod plaintext;

@@ -1,3 +1,4 @@
+use futures::FutureExt;
 use jiff::Timestamp;
 use parallax_security::{Identity, Transport as Via};
 
@@ -71,4 +72,36 @@ fn keys_are_read_back() {
     let key = AgentKey { tenant: "default".to_owned(), id: "a.b-c".to_owned() };
     assert_eq!(parse_key(&store_key(&key)).unwrap(), key);
     assert!(parse_key("/elsewhere/default/a").is_err());
+}
+
+#[tokio::test]
+async fn followers_are_told_what_they_missed_and_no_more() {
+    let (view, metrics) = (Arc::new(View::default()), ControlPlaneMetrics::new(&mut Default::default()));
+    let agent = |id: &str, port: u16| {
+        let mut agent = registered_by(&peer(None, ""));
+        (agent.key.id, agent.endpoint) = (id.to_owned(), format!("localhost:{port}"));
+        Arc::new(agent)
+    };
+    view.replace(1, vec![agent("gone", 1), agent("kept", 1), agent("moved", 1)], &metrics);
+    let mut updates = Box::pin(view::follow(view.clone(), Some("default".to_owned())));
+    let mut next = || {
+        let (revision, update) = updates.next().now_or_never().flatten()?;
+        Some(match update {
+            Update::Snapshot(agents) => format!("{revision}: {} agents", agents.len()),
+            Update::Upsert(agent) => format!("{revision}: {} at {}", agent.key.id, agent.endpoint),
+            Update::Remove(key) => format!("{revision}: {} is gone", key.id),
+        })
+    };
+    assert_eq!(next().unwrap(), "1: 3 agents");
+    // The store was away: what it has now is compared with what was known.
+    view.replace(9, vec![agent("kept", 1), agent("moved", 2), agent("new", 1)], &metrics);
+    for told in ["9: moved at localhost:2", "9: new at localhost:1", "9: gone is gone"] {
+        assert_eq!(next().unwrap(), told);
+    }
+    assert_eq!(next(), None);
+    for revision in 10..10_000 {
+        view.apply(revision, vec![(agent("moved", 2).key.clone(), Some(agent("moved", 3)))], &metrics);
+    }
+    assert_eq!(next().unwrap(), "9999: 3 agents", "it was too slow, and begins anew");
+    assert_eq!(next(), None);
 }

@@ -49,18 +49,17 @@ impl directory_server::Directory for Service {
         let state = (Box::pin(updates), membership, 0);
         let messages = stream::unfold(state, |(mut updates, membership, revision)| async move {
             let message = match tokio::time::timeout(HEARTBEAT, updates.next()).await {
-                Ok(None) => return None,
-                Ok(Some(Err(e))) => Err(e.into()),
-                Ok(Some(Ok((revision, update)))) => {
-                    Ok(DirectoryUpdate { revision, update: Some(to_wire(update)) })
+                Ok(next) => {
+                    let (revision, update) = next?;
+                    DirectoryUpdate { revision, update: Some(to_wire(update)) }
                 }
                 Err(_) => {
                     let interval_ms = u32::try_from(HEARTBEAT.as_millis()).expect("seconds");
-                    Ok(DirectoryUpdate { revision, update: Some(Wire::Heartbeat(Heartbeat { interval_ms })) })
+                    DirectoryUpdate { revision, update: Some(Wire::Heartbeat(Heartbeat { interval_ms })) }
                 }
             };
-            let revision = message.as_ref().map_or(revision, |message| message.revision);
-            Some((message, (updates, membership, revision)))
+            let revision = message.revision;
+            Some((Ok(message), (updates, membership, revision)))
         });
         // A follower would hold up the drain for ever.
         Ok(Response::new(messages.take_until(self.life.stopping()).boxed()))

@@ -74,19 +74,24 @@ pub fn router(api: Api) -> Router {
 }
 
 async fn health(State(api): Shared) -> Response {
-    let following = api.registry.is_following();
-    let ready = api.readiness.is_ready() && following;
+    let (ready, following) = (api.readiness.is_ready(), api.registry.is_following());
     let word = |ok| if ok { "healthy" } else { "unhealthy" };
+    // Without the registry's store all goes on but what writes to it.
+    let registry = if following { "healthy" } else { "degraded" };
+    let mut waiting_for = api.readiness.pending();
+    if !following {
+        waiting_for.push("registry store".to_owned());
+    }
     let nodes = api.nodes.list().len();
     let body = json!({
-        "status": word(ready),
+        "status": if ready { registry } else { "unhealthy" },
         "timestamp": api.env.now(),
         "version": env!("CARGO_PKG_VERSION"),
         "services": {
-            "registry": {"status": word(following)},
+            "registry": {"status": registry},
             "dataPlane": {"status": word(nodes > 0), "nodes": nodes},
         },
-        "waitingFor": api.readiness.pending(),
+        "waitingFor": waiting_for,
     });
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()
 }

@@ -109,8 +109,7 @@ impl registry_server::Registry for Service {
         let snapshot = updates.next().await;
         let updates = stream::iter(snapshot).chain(updates);
         let env = self.env.clone();
-        let events = events(updates, capabilities, include_initial).map(move |event| {
-            let (kind, agent) = event?;
+        let events = events(updates, capabilities, include_initial).map(move |(kind, agent)| {
             let timestamp = Some(timestamp_to_wire(env.now()));
             Ok(WatchEvent { r#type: kind.into(), agent: Some(agent.to_wire()), timestamp })
         });
@@ -121,34 +120,33 @@ impl registry_server::Registry for Service {
 /// Updates as events: what a client has been told decides whether a change is ADDED, MODIFIED or DELETED, also
 /// when a snapshot stands in for changes that were missed.
 fn events(
-    updates: impl Stream<Item = crate::error::Result<(u64, Update)>> + Send + 'static,
+    updates: impl Stream<Item = (u64, Update)> + Send + 'static,
     capabilities: Vec<String>,
     include_initial: bool,
-) -> impl Stream<Item = Result<(Type, Arc<Agent>), Status>> + Send {
+) -> impl Stream<Item = (Type, Arc<Agent>)> + Send {
     let mut told: BTreeMap<AgentKey, Arc<Agent>> = BTreeMap::new();
     let mut first = true;
-    let batches = updates.map(move |update| {
+    let batches = updates.map(move |(_, update)| {
         let mut events = Vec::new();
         let mut upsert = |told: &mut BTreeMap<AgentKey, Arc<Agent>>, agent: Arc<Agent>| {
             if !agent.has_all(&capabilities) {
                 if let Some(gone) = told.remove(&agent.key) {
-                    events.push(Ok((Type::Deleted, gone)));
+                    events.push((Type::Deleted, gone));
                 }
                 return;
             }
             match told.insert(agent.key.clone(), agent.clone()) {
-                None => events.push(Ok((Type::Added, agent))),
-                Some(before) if before != agent => events.push(Ok((Type::Modified, agent))),
+                None => events.push((Type::Added, agent)),
+                Some(before) if before != agent => events.push((Type::Modified, agent)),
                 Some(_) => {}
             }
         };
         match update {
-            Err(e) => events.push(Err(e.into())),
-            Ok((_, Update::Upsert(agent))) => upsert(&mut told, agent),
-            Ok((_, Update::Remove(key))) => {
-                events.extend(told.remove(&key).map(|gone| Ok((Type::Deleted, gone))));
+            Update::Upsert(agent) => upsert(&mut told, agent),
+            Update::Remove(key) => {
+                events.extend(told.remove(&key).map(|gone| (Type::Deleted, gone)));
             }
-            Ok((_, Update::Snapshot(agents))) => {
+            Update::Snapshot(agents) => {
                 let mut gone = std::mem::take(&mut told);
                 for agent in agents {
                     if let Some(before) = gone.remove(&agent.key) {
@@ -156,7 +154,7 @@ fn events(
                     }
                     upsert(&mut told, agent);
                 }
-                events.extend(gone.into_values().map(|gone| Ok((Type::Deleted, gone))));
+                events.extend(gone.into_values().map(|gone| (Type::Deleted, gone)));
                 if std::mem::take(&mut first) && !include_initial {
                     events.clear();
                 }
