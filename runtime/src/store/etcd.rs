@@ -51,19 +51,25 @@ impl Registry {
         key: &str,
         expect: Expect,
         change: TxnOp,
-        read: impl Fn(&TxnResponse) -> T + Sync,
-        done: impl Fn(Option<&KeyValue>, Revision) -> Option<T> + Sync,
+        read: &(dyn Fn(&TxnResponse) -> T + Sync),
+        done: &(dyn Fn(Option<&KeyValue>, Revision) -> Option<T> + Sync),
     ) -> Result<T> {
-        let compare = match expect {
-            Expect::Anything => vec![],
-            Expect::Absent => vec![Compare::create_revision(key, CompareOp::Equal, 0)],
-            Expect::At(revision) => {
-                let revision = i64::try_from(revision).unwrap_or(i64::MAX);
-                vec![Compare::mod_revision(key, CompareOp::Equal, revision)]
-            }
+        let at = match expect {
+            Expect::At(revision) => revision,
+            Expect::Absent => 0,
+            // A member that was silent may yet do what another has done in its stead: no change is unconditional.
+            Expect::Anything => loop {
+                let at = self.get(key).await?.map_or(Expect::Absent, |entry| Expect::At(entry.revision));
+                match Box::pin(self.change(key, at, change.clone(), read, done)).await {
+                    Err(StoreError::Conflict { .. }) => {}
+                    answer => return answer,
+                }
+            },
         };
-        let txn = Txn::new().when(compare).and_then([change]).or_else([TxnOp::get(key, None)]);
-        let (txn, read, done, asked) = (&txn, &read, &done, &AtomicBool::new(false));
+        // Revision 0 is that of a key that is not there.
+        let at = Compare::mod_revision(key, CompareOp::Equal, i64::try_from(at).unwrap_or(i64::MAX));
+        let txn = Txn::new().when([at]).and_then([change]).or_else([TxnOp::get(key, None)]);
+        let (txn, asked) = (&txn, &AtomicBool::new(false));
         let attempt = |mut client: Client| async move {
             let again = asked.swap(true, Ordering::Relaxed);
             let answer = client.txn(txn.clone()).await.map_err(cluster::fault)?;
@@ -91,7 +97,7 @@ impl RegistryStore for Registry {
             let ours = found.filter(|found| found.value() == value && found.lease() == lease);
             ours.map(|ours| unsigned(ours.mod_revision()))
         };
-        self.change(key, expect, put, read, done).await
+        self.change(key, expect, put, &read, &done).await
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<Option<Revision>> {
@@ -102,7 +108,7 @@ impl RegistryStore for Registry {
             _ => None,
         };
         let done = |found: Option<&KeyValue>, now| found.is_none().then_some(Some(now));
-        self.change(key, expect, TxnOp::delete(key, None), read, done).await
+        self.change(key, expect, TxnOp::delete(key, None), &read, &done).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
