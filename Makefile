@@ -2,9 +2,9 @@
 CARGO ?= cargo
 
 # Debian packages: what etcd's client is built with, and the servers that the stores are tested on.
-PACKAGES = protobuf-compiler libprotobuf-dev etcd-server
+PACKAGES = protobuf-compiler libprotobuf-dev etcd-server postgresql
 # Those of them that would start on their own; the tests start theirs.
-SERVICES = etcd
+SERVICES = etcd postgresql
 # All that a build can hold.
 FEATURES = --features parallax-cli/cluster
 SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)

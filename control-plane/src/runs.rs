@@ -226,7 +226,13 @@ impl Runs {
             Ok(summary) => summary,
             // Begun before its parent's process ended: it has an owner, or will have.
             Err(StoreError::Exists { .. }) if key.depth() > 0 => return Ok(key),
-            Err(e) => return Err(e.into()),
+            Err(e) => {
+                // If it is there after all, it is ours to drive.
+                if matches!(e, StoreError::InDoubt { .. }) {
+                    self.resume_later(key);
+                }
+                return Err(e.into());
+            }
         };
         self.context().metrics.run_started(&summary.pattern);
         if summary.status.is_final() {
@@ -240,7 +246,9 @@ impl Runs {
     /// Goes on with a run that is this process's: it is replayed from its journal, and what it waited for is asked
     /// again under the same idempotency key.
     async fn resume(&self, key: &RunKey) {
-        if let Err(e) = self.try_resume(key).await {
+        if let Err(e) = self.try_resume(key).await
+            && !matches!(e, Error::NoRun { .. })
+        {
             error!(run = key.id, "a run cannot go on, trying again in {AGAIN:?}: {e}");
             self.resume_later(key.clone());
         }

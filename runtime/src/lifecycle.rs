@@ -35,6 +35,12 @@ impl Lifecycle {
         });
     }
 
+    /// Runs `task`, which others stand on until they have stopped and which ends when the last of them lets go of it:
+    /// [`Lifecycle::drain`] does not wait for it.
+    pub fn spawn_beneath(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(task.instrument(info_span!("task", name)));
+    }
+
     /// Resolves when the process is to stop.
     pub fn stopping(&self) -> WaitForCancellationFutureOwned {
         self.stopping.clone().cancelled_owned()

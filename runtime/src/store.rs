@@ -3,10 +3,14 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
+use tokio::sync::broadcast;
 
 use crate::{
     confidence::Confidence,
@@ -21,6 +25,8 @@ pub mod conformance;
 mod embedded;
 #[cfg(feature = "cluster")]
 mod etcd;
+#[cfg(feature = "cluster")]
+mod postgres;
 #[cfg(feature = "conformance")]
 pub mod servers;
 
@@ -48,6 +54,8 @@ pub enum StoreError {
     Failed(String),
     #[error("stored data cannot be read: {0}")]
     Corrupt(String),
+    #[error("{what} was lost in the middle: {problem}; nobody knows whether it was done, read again")]
+    InDoubt { what: String, problem: String },
     #[error("the store is closed")]
     Closed,
     /// Reads go on from what was last heard; nothing can be written.
@@ -64,6 +72,7 @@ impl Coded for StoreError {
             Self::Missing { .. } => Code::NotFound,
             Self::Compacted { .. } => Code::Conflict,
             Self::Open { .. } | Self::Closed | Self::Away(_) => Code::Unavailable,
+            Self::InDoubt { .. } => Code::DeadlineExceeded,
             Self::Failed(_) | Self::Corrupt(_) => Code::Internal,
         }
     }
@@ -81,6 +90,7 @@ impl Coded for StoreError {
             Self::Closed => "PARALLAX-STORE-009",
             Self::Fenced { .. } => "PARALLAX-STORE-010",
             Self::Away(_) => "PARALLAX-STORE-011",
+            Self::InDoubt { .. } => "PARALLAX-STORE-012",
         }
     }
 }
@@ -313,6 +323,16 @@ pub trait ConfidenceStore: Send + Sync {
 /// any number of processes share it: `etcd://HOST:PORT[,HOST:PORT…]` names the members, and `?ca=FILE`, or
 /// `?ca=FILE&cert=FILE&key=FILE`, makes the connections TLS with PEM files: the authority of the members' certificates,
 /// and our own certificate.
+///
+/// Runs may be in PostgreSQL:
+///
+/// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=FILE&sslcert=FILE&sslkey=FILE`
+///
+/// `sslmode` is `verify-full` (the server's certificate is for its host's name and by an authority in `sslrootcert`),
+/// `require` (encrypted, and nothing checked) or `disable`. Without it, it is `verify-full`, or `disable` when every
+/// host is loopback or a socket. `sslcert` and `sslkey` are for a server that asks for a certificate. Further hosts
+/// stand after a comma, and the first that can be written to is used; the folder of a socket stands as a host, percent
+/// encoded. What is `%`, `@`, `:`, `/` or `?` in a password is percent encoded too.
 pub struct Stores {
     env: Arc<dyn Env>,
     life: Lifecycle,
@@ -335,10 +355,8 @@ impl Stores {
             #[cfg(feature = "cluster")]
             Url::Etcd => Ok(etcd::Registry::open(url, self.env.clone(), &self.life).await?),
             #[cfg(not(feature = "cluster"))]
-            Url::Etcd => {
-                let cure = "needs a build with etcd: cargo build -p parallax-cli --features cluster";
-                Err(StoreError::Url { url: url.to_owned(), problem: cure.to_owned() })
-            }
+            Url::Etcd => Err(Url::refuse(url, UNBUILT)),
+            Url::Postgres => Err(Url::refuse(url, "keeps runs only")),
         }
     }
 
@@ -349,7 +367,11 @@ impl Stores {
     pub async fn runs(&self, url: &str) -> Result<Arc<dyn RunStore>> {
         match Url::parse(url)? {
             Url::Embedded(file) => Ok(Arc::new(embedded::Runs::open(file).await?)),
-            Url::Etcd => Err(registry_only(url)),
+            #[cfg(feature = "cluster")]
+            Url::Postgres => Ok(Arc::new(postgres::Runs::open(url, self.env.clone(), &self.life).await?)),
+            #[cfg(not(feature = "cluster"))]
+            Url::Postgres => Err(Url::refuse(url, UNBUILT)),
+            Url::Etcd => Err(Url::refuse(url, REGISTRY_ONLY)),
         }
     }
 
@@ -360,16 +382,25 @@ impl Stores {
     pub async fn confidence(&self, url: &str) -> Result<Arc<dyn ConfidenceStore>> {
         match Url::parse(url)? {
             Url::Embedded(file) => Ok(Arc::new(embedded::Confidences::open(file).await?)),
-            Url::Etcd => Err(registry_only(url)),
+            Url::Postgres => Err(Url::refuse(url, "keeps runs only")),
+            Url::Etcd => Err(Url::refuse(url, REGISTRY_ONLY)),
         }
     }
 }
+
+const REGISTRY_ONLY: &str = "holds a registry and nothing else";
+#[cfg(not(feature = "cluster"))]
+const UNBUILT: &str =
+    "needs a build with the stores of a cluster: cargo build -p parallax-cli --features cluster";
 
 /// What a store's URL names.
 enum Url {
     /// A file, or memory.
     Embedded(Option<PathBuf>),
+    /// A cluster; its adapter reads the rest.
     Etcd,
+    /// A database; its adapter reads the rest.
+    Postgres,
 }
 
 impl Url {
@@ -378,14 +409,50 @@ impl Url {
             Some(("memory", "")) => Ok(Self::Embedded(None)),
             Some(("embedded", path)) if !path.is_empty() => Ok(Self::Embedded(Some(path.into()))),
             Some(("etcd", _)) => Ok(Self::Etcd),
-            _ => Err(StoreError::Url {
-                url: url.to_owned(),
-                problem: "is neither embedded:PATH nor memory: nor etcd://HOST:PORT".to_owned(),
-            }),
+            Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => Ok(Self::Postgres),
+            _ => Err(Self::refuse(
+                url,
+                "is none of embedded:PATH, memory:, etcd://HOST:PORT and postgres://HOST:PORT/DATABASE",
+            )),
         }
+    }
+
+    /// An error that shows the URL without its password and its parameters.
+    fn refuse(url: &str, problem: impl Into<String>) -> StoreError {
+        let shown = match url.split_once("://") {
+            None => url.to_owned(),
+            Some((scheme, rest)) => {
+                let (user, place) =
+                    rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
+                let user = user.and_then(|user| user.split(':').next()).map(|user| format!("{user}@"));
+                let place = place.split('?').next().unwrap_or_default();
+                format!("{scheme}://{}{place}", user.unwrap_or_default())
+            }
+        };
+        StoreError::Url { url: shown, problem: problem.into() }
     }
 }
 
-fn registry_only(url: &str) -> StoreError {
-    StoreError::Url { url: url.to_owned(), problem: "etcd holds a registry and nothing else".to_owned() }
+/// JSON out of a column.
+fn decode<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+/// JSON for a column.
+fn encode<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| StoreError::Failed(e.to_string()))
+}
+
+/// What a follower of hints sees; what it was too slow for is missing.
+fn heard(hints: broadcast::Receiver<Hint>) -> BoxStream<'static, Hint> {
+    let heard = async |mut hints: broadcast::Receiver<Hint>| {
+        loop {
+            match hints.recv().await {
+                Ok(hint) => return Some((hint, hints)),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    };
+    stream::unfold(hints, heard).boxed()
 }

@@ -3,6 +3,7 @@
 use std::{net::TcpListener, path::PathBuf};
 
 pub mod etcd;
+pub mod postgres;
 
 /// A program on the PATH. Without it the test is skipped, and says so; with `PARALLAX_TEST_REQUIRE` it fails.
 fn program(name: &str) -> Option<PathBuf> {

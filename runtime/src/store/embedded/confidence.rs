@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use rusqlite::params;
 
-use super::database::{Database, decode, encode};
-use crate::store::{ConfidenceStore, Result, Sample, SampleQuery};
+use super::database::Database;
+use crate::store::{ConfidenceStore, Result, Sample, SampleQuery, decode, encode};
 
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE IF NOT EXISTS samples (

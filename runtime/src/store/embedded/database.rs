@@ -181,13 +181,3 @@ impl From<rusqlite::Error> for StoreError {
         Self::Failed(e.to_string())
     }
 }
-
-/// JSON out of a column.
-pub(super) fn decode<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
-}
-
-/// JSON for a column.
-pub(super) fn encode<T: serde::Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| StoreError::Failed(e.to_string()))
-}

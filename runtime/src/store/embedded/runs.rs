@@ -3,18 +3,15 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
+use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
 use tokio::{sync::broadcast, time::Instant};
 
-use super::database::{Database, decode, encode};
+use super::database::Database;
 use crate::{
     run::{Entry, Event, Run, RunKey, Summary},
-    store::{Hint, INLINE, Result, RunPage, RunQuery, RunStore, StoreError},
+    store::{Hint, INLINE, Result, RunPage, RunQuery, RunStore, StoreError, decode, encode, heard},
 };
 
 const MIGRATIONS: &[&str] = &[
@@ -236,16 +233,7 @@ impl RunStore for Runs {
     }
 
     async fn hints(&self) -> Result<BoxStream<'static, Hint>> {
-        let hints = stream::unfold(self.hints.subscribe(), async |mut hints| {
-            loop {
-                match hints.recv().await {
-                    Ok(hint) => return Some((hint, hints)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                }
-            }
-        });
-        Ok(hints.boxed())
+        Ok(heard(self.hints.subscribe()))
     }
 }
 
