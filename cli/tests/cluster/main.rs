@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests, in functions that are shared by them")]
 
 mod agents;
+#[cfg(feature = "cluster")]
+mod chaos;
 mod commands;
 mod crash;
 #[cfg(feature = "cluster")]
