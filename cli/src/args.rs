@@ -136,7 +136,10 @@ pub struct Run {
     /// How long the run may take: 500ms, 30s, 5m
     #[arg(long, value_parser = parse_duration)]
     pub timeout: Option<Duration>,
-    /// Print the whole execution
+    /// Print what happens, as it happens
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Print the whole execution; with --watch, each event too, one JSON object a line
     #[arg(long)]
     pub json: bool,
 }
@@ -145,6 +148,29 @@ pub struct Run {
 pub enum Agent {
     /// All registered agents
     List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// How an agent says it is; exits with 1 unless it says that it is healthy
+    Status {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask an agent one question, in no run
+    Test {
+        id: String,
+        /// What it is asked to do
+        #[arg(short, long, default_value = "test")]
+        task: String,
+        /// What it does it with, JSON
+        #[arg(short, long, value_name = "JSON")]
+        data: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the registered agents can do, and which can
+    Capabilities {
         #[arg(long)]
         json: bool,
     },

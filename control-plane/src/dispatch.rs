@@ -30,6 +30,8 @@ use tonic::{
 use tower::service_fn;
 use tracing::{info, warn};
 
+mod ask;
+
 /// How long calls wait for a node when there is none.
 const NODE_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks for a node.

@@ -8,6 +8,8 @@ use parallax_runtime::{
 };
 use thiserror::Error;
 
+use crate::driver::TIMEOUT;
+
 /// Why a request was not done. Each message says what failed, with what, and what to do.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -36,6 +38,12 @@ pub enum Error {
     Ended { id: String, status: Status },
     #[error("run {id} has not ended; wait for it, or cancel it first")]
     NotEnded { id: String },
+    #[error("run {id} {status}: {message}")]
+    Failed { id: String, status: Status, code: String, message: String },
+    #[error("the result of run {id} {}, and min_confidence is {wanted}", stated(*confidence))]
+    Unsure { id: String, confidence: Option<f64>, wanted: f64 },
+    #[error("agent \"{agent}\" did not answer ({cause}): {message}")]
+    NoAnswer { agent: String, cause: &'static str, message: String },
     #[error(
         "as many runs are under way as may be, and {waiting} wait for their turn; send the request later"
     )]
@@ -59,6 +67,13 @@ fn did_you_mean(nearest: &[String]) -> String {
     }
 }
 
+fn stated(confidence: Option<f64>) -> String {
+    match confidence {
+        Some(confidence) => format!("has the confidence {confidence:.2}"),
+        None => "states no confidence".to_owned(),
+    }
+}
+
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
@@ -70,6 +85,9 @@ impl Coded for Error {
             | Self::NoRun { .. } => Code::NotFound,
             Self::NotYours(_) | Self::Foreign(_) => Code::PermissionDenied,
             Self::Ended { .. } | Self::NotEnded { .. } => Code::Conflict,
+            Self::Failed { code, .. } if code == TIMEOUT => Code::DeadlineExceeded,
+            Self::Failed { status: Status::Cancelled, .. } => Code::Cancelled,
+            Self::Failed { .. } | Self::Unsure { .. } | Self::NoAnswer { .. } => Code::Precondition,
             Self::Busy { .. } => Code::ResourceExhausted,
             Self::NotServed(_) => Code::Unimplemented,
             Self::Stopping => Code::Unavailable,
@@ -91,6 +109,9 @@ impl Coded for Error {
             Self::Ended { .. } => "PARALLAX-RUN-003",
             Self::NotEnded { .. } => "PARALLAX-RUN-004",
             Self::Busy { .. } => "PARALLAX-RUN-005",
+            Self::Failed { .. } => "PARALLAX-RUN-006",
+            Self::Unsure { .. } => "PARALLAX-RUN-007",
+            Self::NoAnswer { .. } => "PARALLAX-REGISTRY-005",
             Self::Invalid { .. } => "PARALLAX-API-001",
             Self::NotServed(_) => "PARALLAX-API-002",
             Self::Foreign(_) => "PARALLAX-API-003",

@@ -10,6 +10,7 @@
 //! - What a run asks for is in its journal, on disk, before it is done.
 //! - The services translate; every rule is in a module that knows no wire.
 
+mod coordinate;
 mod dispatch;
 mod driver;
 mod error;
@@ -19,6 +20,7 @@ mod registry;
 mod replay;
 mod runs;
 mod services;
+mod stats;
 mod tenant;
 mod timeline;
 mod view;
@@ -27,7 +29,9 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use parallax_proto::{
     FILE_DESCRIPTOR_SET, confidence::confidence_agent_server::ConfidenceAgentServer,
-    controlplane::v1::directory_server::DirectoryServer, gateway::agent_gateway_server::AgentGatewayServer,
+    controlplane::v1::directory_server::DirectoryServer, coordinator::coordinator_server::CoordinatorServer,
+    executions::execution_service_server::ExecutionServiceServer,
+    gateway::agent_gateway_server::AgentGatewayServer,
     patterns::pattern_service_server::PatternServiceServer, registry::registry_server::RegistryServer,
 };
 use parallax_runtime::{
@@ -134,6 +138,8 @@ impl ControlPlane {
                 catalog: catalog.clone(),
                 runs: runs.clone(),
             }))
+            .add_service(ExecutionServiceServer::new(services::executions::Service { runs: runs.clone() }))
+            .add_service(CoordinatorServer::new(services::coordinator::Service { runs: runs.clone() }))
             .add_service(DirectoryServer::new(services::directory::Service {
                 registry: registry.clone(),
                 nodes: nodes.clone(),

@@ -4,6 +4,7 @@ use parallax_prism::{EffectId, Outcome, Program, Step};
 use parallax_runtime::run::{self, Entry, Event, Run};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
+use utoipa::ToSchema;
 
 use crate::{
     driver::{completed, failed_by, host},
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// What came of doing a run again from its journal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Replay {
     /// Whether it asked for the same and came to the same.
@@ -28,7 +29,7 @@ pub struct Replay {
 }
 
 /// The first thing that differs.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub struct Divergence {
     /// `start`, `request`, `outcome` or `end`.
     pub at: &'static str,

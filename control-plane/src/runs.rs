@@ -185,11 +185,18 @@ impl Runs {
         let pattern = self.context().catalog.get(&request.pattern, &request.version)?;
         pattern.accept(&request.input)?;
         let requirements = &pattern.header.requirements;
-        let mut agents = self.context().registry.agents(&key.tenant, &requirements.capabilities);
-        if let Some(max) = requirements.max_agents {
-            agents.truncate(max as usize);
+        let wanted = [&requirements.capabilities[..], &request.options.capabilities].concat();
+        let mut agents = self.context().registry.agents(&key.tenant, &wanted);
+        let refusal = refusal(&pattern, &wanted, agents.len());
+        let most = [requirements.max_agents, request.options.max_agents].into_iter().flatten().min();
+        if let Some(most) = most {
+            if most < requirements.min_agents {
+                let (name, needed) = (&pattern.header.name, requirements.min_agents);
+                let problem = format!("{most} is below the {needed} agent(s) that {name} needs");
+                return Err(Error::Invalid { field: "max_agents", problem });
+            }
+            agents.truncate(most as usize);
         }
-        let refusal = refusal(&pattern, agents.len());
         let start = Start {
             pattern: pattern.header.name.clone(),
             pattern_version: pattern.header.version.clone(),
@@ -458,12 +465,12 @@ impl Runs {
 }
 
 /// Why a pattern cannot begin with so many agents.
-fn refusal(pattern: &Pattern, found: usize) -> Option<String> {
+fn refusal(pattern: &Pattern, capabilities: &[String], found: usize) -> Option<String> {
     let requirements = &pattern.header.requirements;
     if found >= requirements.min_agents as usize {
         return None;
     }
-    let which = match requirements.capabilities.as_slice() {
+    let which = match capabilities {
         [] => String::new(),
         capabilities => format!(" with {}", capabilities.join(", ")),
     };

@@ -6,12 +6,14 @@ use jiff::Timestamp;
 use parallax_runtime::run::{EffectId, Event, Run, Status};
 use serde::Serialize;
 use serde_json::Value as Json;
+use utoipa::ToSchema;
 
 /// A run's time, in microseconds. The three parts of the whole add up to it, and so do those of each effect.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeline {
     pub id: String,
+    #[schema(value_type = String)]
     pub status: Status,
     pub wall_us: u64,
     /// Waiting for its turn.
@@ -24,7 +26,7 @@ pub struct Timeline {
 }
 
 /// One effect's time, in microseconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Span {
     pub effect: EffectId,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use parallax_runtime::run::{Entry, Event, Resolution, Run, RunKey, Summary};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
+use utoipa::ToSchema;
 
 /// One call to an agent, with its outcome.
 pub struct Call<'a> {
@@ -25,28 +26,27 @@ pub struct Call<'a> {
 /// The calls to agents that have an outcome, in the order in which they came.
 #[must_use]
 pub fn calls(run: &Run) -> Vec<Call<'_>> {
-    let resolved = run.entries.iter().filter_map(|entry| match &entry.event {
-        Event::Resolved(resolution) => Some((entry.at, resolution)),
-        _ => None,
-    });
-    resolved
-        .filter_map(|(ended_at, resolution)| {
-            let failure = &resolution.outcome["failed"];
-            Some(Call {
-                effect: resolution.effect,
-                agent: resolution.agent.as_deref()?,
-                answer: &resolution.outcome["answer"],
-                confidence: resolution.confidence,
-                error: (!resolution.ok).then(|| {
-                    let text = |field: &str| failure[field].as_str().unwrap_or_default();
-                    (text("code"), text("message"))
-                }),
-                started_at: resolution.started_at,
-                ended_at,
-                duration_us: resolution.duration_us,
-            })
-        })
-        .collect()
+    run.entries.iter().filter_map(call).collect()
+}
+
+/// The call to an agent that a journal entry is the outcome of.
+#[must_use]
+pub fn call(entry: &Entry) -> Option<Call<'_>> {
+    let Event::Resolved(resolution) = &entry.event else { return None };
+    let failure = &resolution.outcome["failed"];
+    Some(Call {
+        effect: resolution.effect,
+        agent: resolution.agent.as_deref()?,
+        answer: &resolution.outcome["answer"],
+        confidence: resolution.confidence,
+        error: (!resolution.ok).then(|| {
+            let text = |field: &str| failure[field].as_str().unwrap_or_default();
+            (text("code"), text("message"))
+        }),
+        started_at: resolution.started_at,
+        ended_at: entry.at,
+        duration_us: resolution.duration_us,
+    })
 }
 
 /// The runs that it has begun and had no outcome of.
@@ -64,7 +64,7 @@ pub fn nested(run: &Run) -> Vec<RunKey> {
 }
 
 /// What clients are told of a run as it goes on.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Happening {
     /// Where it stands: the journal entry's position, and its number among what that entry says.

@@ -15,6 +15,8 @@ pub enum Code {
     AlreadyExists,
     /// The state moved under the request (compare-and-set failed); read again, then retry.
     Conflict,
+    /// What there is does not allow it; the same request fails until that changes.
+    Precondition,
     Unauthenticated,
     PermissionDenied,
     /// A bound was reached; retry later.
@@ -43,6 +45,9 @@ impl Code {
             Self::NotFound => (tonic::Code::NotFound, StatusCode::NOT_FOUND, "Not found"),
             Self::AlreadyExists => (tonic::Code::AlreadyExists, StatusCode::CONFLICT, "Already exists"),
             Self::Conflict => (tonic::Code::Aborted, StatusCode::CONFLICT, "Conflict"),
+            Self::Precondition => {
+                (tonic::Code::FailedPrecondition, StatusCode::CONFLICT, "Not possible as it is")
+            }
             Self::Unauthenticated => {
                 (tonic::Code::Unauthenticated, StatusCode::UNAUTHORIZED, "Not authenticated")
             }

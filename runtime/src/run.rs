@@ -43,6 +43,16 @@ pub struct Options {
     pub max_parallel: u32,
     /// Handed to agents with each call.
     pub context: BTreeMap<String, String>,
+    /// Every agent that it may ask has all of these, beside those that its pattern names; agents that stand for
+    /// language models (`llm`) are nobody's choice.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+    /// It is given no more agents than this; its pattern's own bound holds as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_agents: Option<u32>,
+    /// The task that it was started for, as the coordinator was given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<Json>,
 }
 
 /// The first entry of a journal: everything that the run depends on, pinned.

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::{Value as Json, json};
 
-use super::print;
+use super::{print, runs::happening};
 use crate::{
     api::Api,
     args::{Args, Run},
@@ -23,10 +23,23 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
         options["timeout"] = json!(parallax_runtime::env::millis(timeout));
     }
     let mut api = Api::connect(args).await?;
-    let path = format!("/api/patterns/{}/execute", run.pattern);
-    let answer = api.post(&path, &json!({"input": input, "options": options})).await?;
-    let execution = &answer["execution"];
-    print(if run.json { pretty(execution) } else { report(execution) });
+    let execution = &if run.watch {
+        let body = json!({"patternName": run.pattern, "input": input, "options": options});
+        let accepted = api.post("/api/executions", &body).await?;
+        let id = value(&accepted["id"]);
+        let show = |event: &Json| print(if run.json { event.to_string() } else { happening(event) });
+        api.events(&format!("/api/executions/{id}/events/stream"), show).await?;
+        api.get(&format!("/api/executions/{id}")).await?
+    } else {
+        let path = format!("/api/patterns/{}/execute", run.pattern);
+        api.post(&path, &json!({"input": input, "options": options})).await?["execution"].take()
+    };
+    print(match run.json {
+        // A line like the events before it.
+        true if run.watch => execution.to_string(),
+        true => pretty(execution),
+        false => report(execution),
+    });
     if execution["status"] == "running" {
         let id = value(&execution["id"]);
         return Err(Exit::failed(format!(

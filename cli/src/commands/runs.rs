@@ -80,7 +80,8 @@ fn compared(answer: &Json, json: bool, what: &str) -> Result {
     if divergence.is_null() { Ok(()) } else { Err(Exit::failed("they are not identical")) }
 }
 
-fn happening(event: &Json) -> String {
+/// One event on a line.
+pub(super) fn happening(event: &Json) -> String {
     let data = short(&event["data"].to_string(), 110);
     format!("{}  {:<16} {data}", value(&event["timestamp"]), value(&event["type"]))
 }

@@ -126,11 +126,19 @@ impl Cluster {
             let body = response.map_err(|e| e.to_string())?.into_body().collect().await;
             serde_json::from_slice(&body.map_err(|e| e.to_string())?.to_bytes()).map_err(|e| e.to_string())
         };
-        tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap_or_else(|_| Err("no answer".to_owned()))
+        tokio::time::timeout(Duration::from_secs(5), asked)
+            .await
+            .unwrap_or_else(|_| Err("no answer".to_owned()))
     }
 
     /// Until somebody answers as wanted.
-    async fn insist<T>(&self, method: Method, path: &str, body: Json, wanted: impl Fn(&Json) -> Option<T>) -> T {
+    async fn insist<T>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Json,
+        wanted: impl Fn(&Json) -> Option<T>,
+    ) -> T {
         soon(async {
             for replica in (0..2).cycle() {
                 if let Ok(answer) = self.ask(replica, method.clone(), path, body.clone()).await
@@ -233,7 +241,11 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
             })
             .await;
         assert_eq!(run["status"], "completed", "{run}");
-        assert_eq!((&run["result"]["said"], &run["result"]["again"]), (&json!([0, 1, 2, 3, 4]), &json!(5)), "{run}");
+        assert_eq!(
+            (&run["result"]["said"], &run["result"]["again"]),
+            (&json!([0, 1, 2, 3, 4]), &json!(5)),
+            "{run}"
+        );
         let (mut requested, mut resolved) = (BTreeMap::new(), BTreeMap::new());
         let journal = run["journal"].as_array().unwrap();
         for (position, entry) in journal.iter().enumerate() {
@@ -253,7 +265,10 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
         }
         for (effect, at) in resolved {
             let asked = calls.get(&format!("{id}/{effect}")).cloned().unwrap_or_default();
-            assert!(asked.iter().all(|asked| *asked <= at), "effect {effect} was asked for after its outcome: {run}");
+            assert!(
+                asked.iter().all(|asked| *asked <= at),
+                "effect {effect} was asked for after its outcome: {run}"
+            );
             repeated += asked.len().saturating_sub(1);
         }
         let replayed = |answer: &Json| answer["identical"].as_bool();

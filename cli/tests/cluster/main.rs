@@ -5,6 +5,8 @@ mod agents;
 #[cfg(feature = "cluster")]
 mod chaos;
 mod commands;
+mod contract;
+mod coordinator;
 mod crash;
 #[cfg(feature = "cluster")]
 mod etcd;

@@ -32,8 +32,9 @@ pub(super) fn nested(
     options: &Options,
 ) -> impl Future<Output = Outcome> + Send + 'static {
     let key = parent.nested(effect);
-    let request =
-        Request { pattern: name, input: input.to_json(), options: options.clone(), ..Request::default() };
+    // The task is the whole run's.
+    let options = Options { task: None, ..options.clone() };
+    let request = Request { pattern: name, input: input.to_json(), options, ..Request::default() };
     let too_deep = key.depth() > MAX_NESTING;
     let fail = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
     async move {

@@ -2,23 +2,25 @@
 
 use serde::Serialize;
 use serde_json::Value as Json;
+use utoipa::ToSchema;
 
 use super::input::Gathering;
 
 /// What a pattern says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Header {
     pub name: String,
     pub version: String,
     pub description: String,
     pub tags: Vec<String>,
     /// The JSON Schema that an input has to fit; without one, any does.
+    #[schema(value_type = Option<Object>)]
     pub input: Option<Json>,
     pub requirements: Requirements,
 }
 
 /// What a pattern needs in order to run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Requirements {
     /// Every agent that it may ask has all of these.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use ::http::{
-    HeaderMap, Request, StatusCode,
-    header::{CONTENT_TYPE, HOST, ORIGIN},
+    HeaderMap, HeaderValue, Method, Request, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN},
 };
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, to_bytes},
     extract::MatchedPath,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -22,11 +22,17 @@ use parallax_security::{
     access::{self, Denied, DeniedCode},
 };
 use parallax_telemetry::{metrics::ControlPlaneMetrics, propagate};
+use serde::Serialize;
 use thiserror::Error;
 use tonic::Status;
 use tracing::{Instrument, info_span};
+use utoipa::ToSchema;
 
+use super::http::MAX_BODY;
 use crate::error::Error;
+
+/// The media type of errors.
+pub const PROBLEM: &str = "application/problem+json";
 
 /// Puts a router behind the door.
 pub fn guard(router: Router, metrics: Arc<ControlPlaneMetrics>) -> Router {
@@ -44,7 +50,11 @@ pub fn guard(router: Router, metrics: Arc<ControlPlaneMetrics>) -> Router {
                 return respond(&Error::Foreign(why));
             }
             let response = match verdict {
-                Ok(()) => next.run(request).instrument(span).await,
+                Ok(()) if grpc && route.is_none() => {
+                    Status::unimplemented(format!("no method {path}")).into_http()
+                }
+                Ok(()) if grpc => next.run(request).instrument(span).await,
+                Ok(()) => as_problem(next.run(request).instrument(span).await, &method, &path).await,
                 Err(denied) if grpc => status(&denied).into_http(),
                 Err(denied) => respond(&denied),
             };
@@ -108,7 +118,7 @@ fn foreign(request: &Request<Body>) -> Option<String> {
 pub fn respond(error: &dyn Coded) -> Response {
     let (status, body) = problem(error);
     let mut response = (status, Json(body)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, "application/problem+json".parse().expect("a media type"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
     response
 }
 
@@ -134,6 +144,8 @@ fn known(path: &str) -> &'static str {
     const SERVICES: &[&str] = &[
         "parallax.registry.Registry",
         "parallax.patterns.PatternService",
+        "parallax.executions.ExecutionService",
+        "parallax.coordinator.Coordinator",
         "parallax.controlplane.v1.Directory",
         "parallax.gateway.AgentGateway",
         "parallax.confidence.ConfidenceAgent",
@@ -149,18 +161,49 @@ pub fn peer<T>(request: &tonic::Request<T>) -> Peer {
     request.extensions().get::<Peer>().expect("runtime::serve names the peer of each request").clone()
 }
 
-/// For paths that nothing serves.
-pub async fn not_found(request: Request<Body>) -> Response {
-    if is_grpc(request.headers()) {
-        return Status::unimplemented(format!("no method {}", request.uri().path())).into_http();
+/// An error of the HTTP API, RFC 9457, with the `error` and `code` that existing clients read.
+#[derive(Serialize, ToSchema)]
+pub struct Problem {
+    r#type: String,
+    title: String,
+    status: u16,
+    detail: String,
+    /// The same as `detail`.
+    error: String,
+    /// A stable name, `PARALLAX-<AREA>-<nnn>`.
+    code: String,
+}
+
+/// What the router refuses before a handler sees it (a path, a method, a body that is too large) as a problem.
+async fn as_problem(response: Response, method: &Method, path: &str) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let own = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM);
+    if own || !parts.status.is_client_error() {
+        return Response::from_parts(parts, body);
     }
-    let (status, title) = (StatusCode::NOT_FOUND, "Not found");
-    let detail = format!("nothing is served at {} {}", request.method(), request.uri().path());
-    let body = serde_json::json!({
-        "type": "about:blank", "title": title, "status": 404, "detail": detail, "error": detail,
-        "code": "PARALLAX-API-404",
-    });
-    let mut response = (status, Json(body)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, "application/problem+json".parse().expect("a media type"));
-    response
+    let detail = match parts.status {
+        StatusCode::NOT_FOUND => format!("nothing is served at {method} {path}"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            format!("{path} is served, but not to {method}; see the header Allow")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            format!("the body is larger than the {MAX_BODY} bytes that are read")
+        }
+        _ => {
+            let text = to_bytes(body, MAX_BODY).await.unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        }
+    };
+    let problem = Problem {
+        r#type: "about:blank".to_owned(),
+        title: parts.status.canonical_reason().unwrap_or_default().to_owned(),
+        status: parts.status.as_u16(),
+        error: detail.clone(),
+        detail,
+        code: format!("PARALLAX-API-{}", parts.status.as_u16()),
+    };
+    let body = serde_json::to_vec(&problem).expect("a problem is plain data");
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, body.into())
 }

@@ -4,17 +4,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ::http::{StatusCode, header::CONTENT_TYPE};
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::State,
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
+use jiff::Timestamp;
 use parallax_runtime::env::Env;
 use parallax_telemetry::{admin::Readiness, metrics};
-use serde::de::DeserializeOwned;
-use serde_json::{Value as Body, json};
+use serde::{Serialize, de::DeserializeOwned};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::edge;
 use crate::{
     dispatch::Nodes,
     error::{Error, Result},
@@ -26,7 +26,10 @@ use crate::{
 mod agents;
 mod events;
 mod executions;
+mod license;
+mod openapi;
 mod patterns;
+mod stats;
 
 /// Largest body that is read, in bytes.
 pub const MAX_BODY: usize = 16 << 20;
@@ -43,36 +46,85 @@ pub struct Api {
 }
 
 type Shared = State<Arc<Api>>;
-type Answer = Result<Json<Body>>;
+type Answer<T> = Result<Json<T>>;
 
-/// All routes.
+/// All routes, and what `/api/openapi.json` says of them: both come from the same declarations.
 pub fn router(api: Api) -> Router {
-    Router::new()
-        .route("/health", get(health))
-        .route("/health/live", get(async || Json(json!({"status": "alive"}))))
-        .route("/health/ready", get(ready))
-        .route("/metrics", get(instruments))
-        .route("/api/agents", get(agents::list))
-        .route("/api/agents/{id}", get(agents::show))
-        .route("/api/patterns", get(patterns::list))
-        .route("/api/patterns/{name}", get(patterns::show))
-        .route("/api/patterns/{name}/execute", post(patterns::execute))
-        .route("/api/executions", get(executions::list).post(executions::start))
-        .route("/api/executions/{id}", get(executions::show))
-        .route("/api/executions/{id}/cancel", post(executions::cancel))
-        .route("/api/executions/{id}/retry", post(executions::retry))
-        .route("/api/executions/{id}/replay", get(executions::replay).post(executions::rerun))
-        .route("/api/executions/{id}/diff/{other}", get(executions::diff))
-        .route("/api/executions/{id}/timeline", get(executions::timeline))
-        .route("/api/executions/{id}/events", get(events::list))
-        .route("/api/executions/{id}/events/stream", get(events::stream))
-        .route("/api/nodes", get(nodes))
-        .fallback(edge::not_found)
-        .method_not_allowed_fallback(edge::not_found)
+    let (router, description) = OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(instruments))
+        .routes(routes!(agents::list))
+        .routes(routes!(agents::capabilities))
+        .routes(routes!(agents::show, agents::remove))
+        .routes(routes!(agents::health))
+        .routes(routes!(agents::test))
+        .routes(routes!(patterns::list))
+        .routes(routes!(patterns::show))
+        .routes(routes!(patterns::validate))
+        .routes(routes!(patterns::metrics))
+        .routes(routes!(patterns::execute))
+        .routes(routes!(executions::list, executions::start))
+        .routes(routes!(stats::summary))
+        .routes(routes!(stats::hourly))
+        .routes(routes!(stats::daily))
+        .routes(routes!(executions::show))
+        .routes(routes!(executions::cancel))
+        .routes(routes!(executions::retry))
+        .routes(routes!(executions::replay, executions::rerun))
+        .routes(routes!(executions::diff))
+        .routes(routes!(executions::timeline))
+        .routes(routes!(events::list))
+        .routes(routes!(events::stream))
+        .routes(routes!(license::show))
+        .routes(routes!(license::features))
+        .routes(routes!(license::check))
+        .routes(routes!(nodes))
+        .routes(routes!(openapi::show))
+        .split_for_parts();
+    router
+        .layer(Extension(openapi::complete(description)))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::new(api))
 }
 
+/// How the control plane is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    #[schema(pattern = "^(healthy|unhealthy)$")]
+    status: &'static str,
+    timestamp: Timestamp,
+    version: &'static str,
+    services: Services,
+    /// What has to be there before it is healthy.
+    waiting_for: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Services {
+    registry: Part,
+    data_plane: DataPlane,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Part {
+    status: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct DataPlane {
+    status: &'static str,
+    nodes: usize,
+}
+
+/// Whether it serves, and what it waits for if it does not.
+#[utoipa::path(
+    get, path = "/health", tag = "health",
+    responses((status = 200, body = Health), (status = 503, body = Health))
+)]
 async fn health(State(api): Shared) -> Response {
     let (ready, following) = (api.readiness.is_ready(), api.registry.is_following());
     let word = |ok| if ok { "healthy" } else { "unhealthy" };
@@ -83,32 +135,59 @@ async fn health(State(api): Shared) -> Response {
         waiting_for.push("registry store".to_owned());
     }
     let nodes = api.nodes.list().len();
-    let body = json!({
-        "status": if ready { registry } else { "unhealthy" },
-        "timestamp": api.env.now(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "services": {
-            "registry": {"status": registry},
-            "dataPlane": {"status": word(nodes > 0), "nodes": nodes},
+    let body = Health {
+        status: if ready { registry } else { "unhealthy" },
+        timestamp: api.env.now(),
+        version: env!("CARGO_PKG_VERSION"),
+        services: Services {
+            registry: Part { status: registry },
+            data_plane: DataPlane { status: word(nodes > 0), nodes },
         },
-        "waitingFor": waiting_for,
-    });
+        waiting_for,
+    };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()
 }
 
+/// The process is alive.
+#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Part)))]
+async fn live() -> Json<Part> {
+    Json(Part { status: "alive" })
+}
+
+/// Whether it serves.
+#[utoipa::path(get, path = "/health/ready", tag = "health", responses((status = 200), (status = 503)))]
 async fn ready(State(api): Shared) -> Response {
     parallax_telemetry::admin::readyz(&api.readiness)
 }
 
+/// Instruments, in the OpenMetrics text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text"))
+)]
 async fn instruments(State(api): Shared) -> Response {
     let (content_type, text) = metrics::encode(&api.instruments);
     ([(CONTENT_TYPE, content_type)], text).into_response()
 }
 
-async fn nodes(State(api): Shared) -> Json<Body> {
-    let nodes: Vec<_> =
-        api.nodes.list().into_iter().map(|(id, addr)| json!({"id": id, "address": addr})).collect();
-    Json(json!({"count": nodes.len(), "nodes": nodes}))
+#[derive(Serialize, ToSchema)]
+struct Members {
+    count: usize,
+    nodes: Vec<Node>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Node {
+    id: String,
+    /// `host:port`
+    address: String,
+}
+
+/// The data-plane nodes that have joined this process.
+#[utoipa::path(get, path = "/api/nodes", tag = "health", responses((status = 200, body = Members)))]
+async fn nodes(State(api): Shared) -> Json<Members> {
+    let nodes: Vec<_> = api.nodes.list().into_iter().map(|(id, address)| Node { id, address }).collect();
+    Json(Members { count: nodes.len(), nodes })
 }
 
 /// A JSON body, whatever its content type says; serde names the field and the place of what is wrong.
@@ -120,9 +199,9 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 struct Query(BTreeMap<String, String>);
 
 impl Query {
-    fn parse(text: &str, known: &[&str]) -> Result<Self> {
+    fn parse(text: Option<&str>, known: &[&str]) -> Result<Self> {
         let mut pairs = BTreeMap::new();
-        for (key, value) in form_urlencoded::parse(text.as_bytes()) {
+        for (key, value) in form_urlencoded::parse(text.unwrap_or_default().as_bytes()) {
             if !known.contains(&&*key) {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let problem = format!("\"{key}\" is unknown; known are {known}");

@@ -1,25 +1,23 @@
-//! The JSON of the HTTP API.
+//! The JSON of the HTTP API, as it is read and written, and as `/api/openapi.json` describes it.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use parallax_runtime::{
-    agent::{Agent, Transport},
     env::millis,
     run::{Entry, Event, Options, Run, Summary},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
+use utoipa::ToSchema;
 
 use crate::{
-    error::{Error, Result},
-    patterns::Pattern,
-    registry::Registry,
-    view::calls,
+    patterns::{self, Header},
+    view::{self, calls},
 };
 
 /// Body of `POST /api/patterns/:name/execute`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Execute {
     #[serde(default)]
@@ -29,10 +27,12 @@ pub struct Execute {
 }
 
 /// Body of `POST /api/executions`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Start {
+    /// In any of the three spellings.
     pub pattern_name: String,
+    /// Empty means whichever there is.
     #[serde(default)]
     pub pattern_version: String,
     #[serde(default)]
@@ -42,129 +42,205 @@ pub struct Start {
 }
 
 /// `options` of [`Execute`] and [`Start`].
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct ExecuteOptions {
-    /// Milliseconds.
+    /// Of the whole run, in milliseconds.
     pub timeout: Option<u64>,
+    /// At most so many calls to agents at once; 0 bounds nothing.
     pub max_parallel: u32,
+    /// Handed to agents with each call.
     pub context: BTreeMap<String, String>,
+    /// Every agent that is asked has all of these.
+    pub capabilities: Vec<String>,
+    pub max_agents: Option<u32>,
+    /// Answer with the run's events as they happen, as server-sent events. A run that is started and not waited for
+    /// is read at its `streamUrl`.
     pub stream: bool,
 }
 
 impl ExecuteOptions {
     /// As a run has them.
-    ///
-    /// # Errors
-    /// What is asked for and not served.
-    pub fn to_options(&self) -> Result<Options> {
-        if self.stream {
-            let message =
-                "options.stream is not served; start it by POST /api/executions and read its events";
-            return Err(Error::NotServed(message));
-        }
-        Ok(Options {
+    #[must_use]
+    pub fn into_options(self) -> Options {
+        Options {
             timeout: self.timeout.map(Duration::from_millis),
             max_parallel: self.max_parallel,
-            context: self.context.clone(),
-        })
+            context: self.context,
+            capabilities: self.capabilities,
+            max_agents: self.max_agents,
+            task: None,
+        }
     }
 }
 
-/// Its lease keeps an agent active: one that runs out takes the agent along. One behind the gateway is unhealthy when two
-/// heartbeats are missing, as far as this process has heard them.
-fn status(agent: &Agent, heard: Option<Timestamp>, now: Timestamp) -> &'static str {
-    let silent = heard.map(|heard| now.duration_since(heard).unsigned_abs());
-    let behind = agent.transport == Transport::Gateway;
-    if behind && silent.is_some_and(|silent| silent > agent.ttl * 2 / 3) { "unhealthy" } else { "active" }
-}
-
-/// A registered agent.
-#[must_use]
-pub fn agent(agent: &Agent, registry: &Registry, now: Timestamp) -> Json {
-    json!({
-        "id": agent.key.id,
-        "name": agent.name,
-        "endpoint": agent.endpoint,
-        "capabilities": agent.capabilities,
-        "status": status(agent, registry.last_heard(&agent.key), now),
-        "metadata": {
-            "version": agent.metadata.version,
-            "region": agent.metadata.region,
-            "labels": agent.metadata.labels,
-            "defaultConfidence": agent.metadata.default_confidence,
-        },
-        "registeredAt": agent.registered_at,
-        "lastSeen": registry.last_heard(&agent.key),
-        "ttlSeconds": agent.ttl.as_secs(),
-        "transport": agent.transport,
-        "tenant": agent.key.tenant,
-        "source": "registry",
-    })
-}
-
 /// A pattern, with its script.
-#[must_use]
-pub fn pattern(pattern: &Pattern) -> Json {
-    let mut body = serde_json::to_value(&pattern.header).expect("a header is plain data");
-    body["script"] = json!(pattern.script);
-    body["hash"] = json!(pattern.hash);
-    body["origin"] = json!(pattern.origin);
-    body
+#[derive(Serialize, ToSchema)]
+pub struct Pattern {
+    #[serde(flatten)]
+    pub header: Header,
+    pub script: String,
+    /// SHA-256 of the script, in hex.
+    pub hash: String,
+    /// The file it came from.
+    pub origin: String,
+}
+
+impl Pattern {
+    #[must_use]
+    pub fn of(pattern: &patterns::Pattern) -> Self {
+        Self {
+            header: pattern.header.clone(),
+            script: pattern.script.clone(),
+            hash: pattern.hash.clone(),
+            origin: pattern.origin.clone(),
+        }
+    }
 }
 
 /// A run as lists show it.
-#[must_use]
-pub fn summary(summary: &Summary) -> Json {
-    let took = summary.ended_at.map(|end| millis(end.duration_since(summary.started_at).unsigned_abs()));
-    let (code, message) = summary.error.clone().unzip();
-    json!({
-        "id": summary.key.id,
-        "patternName": summary.pattern,
-        "patternVersion": summary.pattern_version,
-        "status": summary.status,
-        "startTime": summary.started_at,
-        "endTime": summary.ended_at,
-        "duration": took,
-        "confidence": summary.confidence,
-        "error": message,
-        "errorCode": code,
-        "metrics": {"calls": summary.calls, "callsFailed": summary.calls_failed, "journalEntries": summary.len},
-    })
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    pub id: String,
+    pub pattern_name: String,
+    pub pattern_version: String,
+    #[schema(pattern = "^(pending|running|completed|failed|cancelled)$")]
+    pub status: String,
+    pub start_time: Timestamp,
+    pub end_time: Option<Timestamp>,
+    /// Milliseconds.
+    pub duration: Option<u64>,
+    /// Of the result; absent until completed, or when the result carries none.
+    #[schema(minimum = 0, maximum = 1)]
+    pub confidence: Option<f64>,
+    pub error: Option<String>,
+    pub error_code: Option<String>,
+    pub metrics: Metrics,
+}
+
+/// What a run has come to so far.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    /// Calls to agents that have an outcome.
+    pub calls: u32,
+    pub calls_failed: u32,
+    pub journal_entries: u64,
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn of(run: &Summary) -> Self {
+        Self { calls: run.calls, calls_failed: run.calls_failed, journal_entries: run.len }
+    }
+}
+
+impl Listed {
+    #[must_use]
+    pub fn of(run: &Summary) -> Self {
+        let (error_code, error) = run.error.clone().unzip();
+        Self {
+            id: run.key.id.clone(),
+            pattern_name: run.pattern.clone(),
+            pattern_version: run.pattern_version.clone(),
+            status: run.status.to_string(),
+            start_time: run.started_at,
+            end_time: run.ended_at,
+            duration: run.ended_at.map(|end| millis(end.duration_since(run.started_at).unsigned_abs())),
+            confidence: run.confidence,
+            error,
+            error_code,
+            metrics: Metrics::of(run),
+        }
+    }
 }
 
 /// A run with input, result, and what each agent said.
-#[must_use]
-pub fn execution(run: &Run) -> Json {
-    let mut body = summary(&run.summary);
-    let start = run.start();
-    body["retryOf"] = json!(start.origin.as_ref().map(|origin| &origin.run));
-    body["input"] = start.input.clone();
-    body["result"] = run.value().cloned().unwrap_or_default();
-    body["agents"] =
-        start.agents.iter().map(|agent| json!({"id": agent.key.id, "name": agent.name})).collect();
-    body["calls"] = calls(run)
-        .iter()
-        .map(|call| {
-            json!({
-                "effect": call.effect,
-                "agentId": call.agent,
-                "value": call.answer["value"],
-                "confidence": call.confidence,
-                "reasoning": call.answer["reasoning"],
-                "uncertainties": call.answer["uncertainties"],
-                "error": call.error.map(|(code, message)| json!({"code": code, "message": message})),
-                "startTime": call.started_at,
-                "durationUs": call.duration_us,
-            })
-        })
-        .collect();
-    body
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Execution {
+    #[serde(flatten)]
+    pub listed: Listed,
+    /// The run that it does over.
+    pub retry_of: Option<String>,
+    pub input: Json,
+    pub result: Json,
+    /// Those that it may ask.
+    pub agents: Vec<Named>,
+    pub calls: Vec<Call>,
+}
+
+/// An agent by id and name.
+#[derive(Serialize, ToSchema)]
+pub struct Named {
+    pub id: String,
+    pub name: String,
+}
+
+/// One call to an agent, with its outcome.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Call {
+    pub effect: u64,
+    pub agent_id: String,
+    pub value: Json,
+    #[schema(minimum = 0, maximum = 1)]
+    pub confidence: Option<f64>,
+    pub reasoning: Option<String>,
+    pub uncertainties: Option<Vec<String>>,
+    pub error: Option<CallError>,
+    pub start_time: Timestamp,
+    /// Microseconds.
+    pub duration_us: u64,
+}
+
+/// Why a call failed.
+#[derive(Serialize, ToSchema)]
+pub struct CallError {
+    pub code: String,
+    pub message: String,
+}
+
+impl Call {
+    fn of(call: &view::Call<'_>) -> Self {
+        let uncertainties = call.answer["uncertainties"].as_array();
+        Self {
+            effect: call.effect,
+            agent_id: call.agent.to_owned(),
+            value: call.answer["value"].clone(),
+            confidence: call.confidence,
+            reasoning: call.answer["reasoning"].as_str().map(str::to_owned),
+            uncertainties: uncertainties
+                .map(|all| all.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()),
+            error: call
+                .error
+                .map(|(code, message)| CallError { code: code.to_owned(), message: message.to_owned() }),
+            start_time: call.started_at,
+            duration_us: call.duration_us,
+        }
+    }
+}
+
+impl Execution {
+    #[must_use]
+    pub fn of(run: &Run) -> Self {
+        let start = run.start();
+        let named = start.agents.iter();
+        Self {
+            listed: Listed::of(&run.summary),
+            retry_of: start.origin.as_ref().map(|origin| origin.run.clone()),
+            input: start.input.clone(),
+            result: run.value().cloned().unwrap_or_default(),
+            agents: named.map(|a| Named { id: a.key.id.clone(), name: a.name.clone() }).collect(),
+            calls: calls(run).iter().map(Call::of).collect(),
+        }
+    }
 }
 
 /// A run's journal: every effect with its outcome and time.
 #[must_use]
-pub fn journal(run: &Run) -> Json {
+pub fn journal(run: &Run) -> Vec<Json> {
     run.entries.iter().enumerate().map(|(position, entry)| journal_entry(position, entry)).collect()
 }
 

@@ -3,24 +3,24 @@
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use parallax_proto::{
-    confidence::ConfidenceResult,
-    patterns::{
-        ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest,
-        ListPatternsResponse, Pattern as Wire, UploadPatternRequest, UploadPatternResponse,
-        execute_pattern_response::{Metrics, Status as WireStatus},
-        pattern::Requirements,
-        pattern_service_server,
-    },
+use parallax_proto::patterns::{
+    ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest,
+    ListPatternsResponse, Pattern as Wire, UploadPatternRequest, UploadPatternResponse,
+    execute_pattern_response::{Metrics, Status as WireStatus},
+    pattern::Requirements,
+    pattern_service_server,
 };
 use parallax_runtime::{
-    run::{Options, Run, Status as RunStatus},
+    run::{Options, Run, RunKey, Status as RunStatus},
     wire::{struct_from_any, struct_to_json, timestamp_to_wire},
 };
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tonic::{Request, Response, Status};
 
-use super::edge::peer;
+use super::{
+    edge::peer,
+    grpc::{not_negative, result, results, stream},
+};
 use crate::{
     driver::TIMEOUT,
     error::Error,
@@ -42,39 +42,37 @@ impl pattern_service_server::PatternService for Service {
         &self,
         request: Request<ExecutePatternRequest>,
     ) -> Result<Response<ExecutePatternResponse>, Status> {
-        let peer = peer(&request);
-        let message = request.into_inner();
-        let options = message.options.unwrap_or_default();
-        let not_negative = |field, value: i32| {
-            u32::try_from(value).map_err(|_| Error::Invalid {
-                field,
-                problem: format!("{value} is negative; 0 means none of its own"),
-            })
-        };
-        let timeout = not_negative("options.timeout_ms", options.timeout_ms)?;
-        let request = runs::Request {
-            pattern: message.pattern_name,
-            version: message.pattern_version,
-            input: Json::Object(struct_to_json(&message.input.unwrap_or_default())),
-            options: Options {
-                timeout: (timeout > 0).then(|| Duration::from_millis(timeout.into())),
-                max_parallel: not_negative("options.max_parallel", options.max_parallel)?,
-                context: options.context.into_iter().collect(),
-            },
-            origin: None,
-        };
-        let key = self.runs.start(tenant::of(&peer), request).await?;
+        let key = self.start(request).await?;
         let run = self.runs.wait(&key).await?;
         Ok(Response::new(execution(&run)))
     }
 
     type StreamExecutePatternStream = BoxStream<'static, Result<ExecutePatternResponse, Status>>;
 
+    /// One message when the run has begun (status UNKNOWN, with its id), one with each agent's answer as it comes,
+    /// and the last with status and result. A caller that goes away does not end the run, which may be joined by
+    /// `StreamExecution` and ended by cancelling it: a lost connection is no decision.
     async fn stream_execute_pattern(
         &self,
-        _: Request<ExecutePatternRequest>,
+        request: Request<ExecutePatternRequest>,
     ) -> Result<Response<Self::StreamExecutePatternStream>, Status> {
-        Err(Error::NotServed("StreamExecutePattern is not served yet; call ExecutePattern").into())
+        let key = self.start(request).await?;
+        let run = self.runs.get(&key).await?;
+        let begun = ExecutePatternResponse {
+            execution_id: key.id.clone(),
+            pattern_name: run.summary.pattern.clone(),
+            metrics: Some(Metrics {
+                start_time: Some(timestamp_to_wire(run.summary.started_at)),
+                ..Metrics::default()
+            }),
+            ..ExecutePatternResponse::default()
+        };
+        let first = begun.clone();
+        let each = move |call: &Call<'_>| ExecutePatternResponse {
+            agent_results: vec![result(call)],
+            ..begun.clone()
+        };
+        Ok(Response::new(stream(&self.runs, key, first, each, |run| Ok(execution(run)))))
     }
 
     async fn list_patterns(
@@ -103,11 +101,33 @@ impl pattern_service_server::PatternService for Service {
     }
 }
 
+impl Service {
+    async fn start(&self, request: Request<ExecutePatternRequest>) -> crate::error::Result<RunKey> {
+        let peer = peer(&request);
+        let message = request.into_inner();
+        let options = message.options.unwrap_or_default();
+        let timeout = not_negative("options.timeout_ms", options.timeout_ms)?;
+        let request = runs::Request {
+            pattern: message.pattern_name,
+            version: message.pattern_version,
+            input: Json::Object(struct_to_json(&message.input.unwrap_or_default())),
+            options: Options {
+                timeout: (timeout > 0).then(|| Duration::from_millis(timeout.into())),
+                max_parallel: not_negative("options.max_parallel", options.max_parallel)?,
+                context: options.context.into_iter().collect(),
+                ..Options::default()
+            },
+            origin: None,
+        };
+        self.runs.start(tenant::of(&peer), request).await
+    }
+}
+
 fn to_wire(pattern: &Pattern, with_script: bool) -> Wire {
     let requirements = &pattern.header.requirements;
     let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    let metadata =
-        serde_json::json!({"tags": pattern.header.tags, "hash": pattern.hash, "origin": pattern.origin});
+    let Pattern { header, hash, origin, .. } = pattern;
+    let metadata = json!({"tags": header.tags, "hash": hash, "origin": origin, "input": header.input});
     Wire {
         name: pattern.header.name.clone(),
         version: pattern.header.version.clone(),
@@ -156,22 +176,8 @@ fn execution(run: &Run) -> ExecutePatternResponse {
                 stated.iter().sum::<f64>() / stated.len() as f64
             },
         }),
-        agent_results: calls.iter().filter(|call| call.error.is_none()).map(result).collect(),
+        agent_results: results(run),
         error_message: error.unwrap_or_default(),
-    }
-}
-
-fn result(call: &Call<'_>) -> ConfidenceResult {
-    let text = |field: &str| call.answer[field].as_str().unwrap_or_default().to_owned();
-    let uncertainties = call.answer["uncertainties"].as_array().into_iter().flatten();
-    ConfidenceResult {
-        value_json: call.answer["value"].to_string(),
-        confidence: call.confidence.unwrap_or_default(),
-        agent_id: call.agent.to_owned(),
-        timestamp: Some(timestamp_to_wire(call.ended_at)),
-        uncertainties: uncertainties.filter_map(|u| u.as_str()).map(str::to_owned).collect(),
-        reasoning: text("reasoning"),
-        metadata: std::collections::HashMap::new(),
     }
 }
 

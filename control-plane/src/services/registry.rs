@@ -13,7 +13,7 @@ use parallax_runtime::{
 use std::{collections::BTreeMap, sync::Arc};
 use tonic::{Request, Response, Status};
 
-use super::edge::peer;
+use super::{edge::peer, grpc::capped};
 use crate::{
     error::Error,
     registry::{Registry, Update},
@@ -67,13 +67,7 @@ impl registry_server::Registry for Service {
     ) -> Result<Response<ListAgentsResponse>, Status> {
         let peer = peer(&request);
         let query = request.into_inner();
-        let limit = match query.limit {
-            0 => PAGE,
-            limit => usize::try_from(limit).map(|limit| limit.min(PAGE)).map_err(|_| Error::Invalid {
-                field: "limit",
-                problem: format!("{limit} is negative; 0 means {PAGE}"),
-            })?,
-        };
+        let limit = capped("limit", query.limit, (PAGE, PAGE))?;
         let mut agents = self.registry.agents(tenant::of(&peer), &query.capabilities);
         agents.retain(|agent| query.labels.iter().all(|(k, v)| agent.metadata.labels.get(k) == Some(v)));
         let total_count = i32::try_from(agents.len()).unwrap_or(i32::MAX);

@@ -137,8 +137,9 @@ async fn bad_requests_are_named() {
     let problem = body("{\"options\": {\"timeout\": \"soon\"}}").await;
     assert!(problem.contains("\"soon\"") && problem.contains("line 1"), "{problem}");
     assert!(body("").await.starts_with("body: "));
-    let problem = world.http("POST", execute, "{\"options\": {\"stream\": true}}").await;
-    problem.problem(501, "PARALLAX-API-002");
+    let large = format!("{{\"input\": \"{}\"}}", "x".repeat(16 << 20));
+    let large = world.http("POST", execute, &large).await.problem(413, "PARALLAX-API-413");
+    assert!(large.contains("16777216 bytes"), "{large}");
 
     for (query, named) in [
         ("limit=0", "limit: 0 is not from 1 to 1000"),
@@ -157,6 +158,84 @@ async fn bad_requests_are_named() {
     assert!(world.get(unknown).await.problem(404, "PARALLAX-RUN-001").contains(&unknown[16..]));
     let unserved = world.get("/api/nothing").await.problem(404, "PARALLAX-API-404");
     assert!(unserved.contains("GET /api/nothing"), "{unserved}");
-    let unserved = world.http("DELETE", "/api/patterns", "").await.problem(404, "PARALLAX-API-404");
-    assert!(unserved.contains("DELETE /api/patterns"), "{unserved}");
+    let unserved = world.http("PATCH", "/api/executions", "").await;
+    assert!(unserved.head.contains("allow: get,head,post"), "{}", unserved.head);
+    let unserved = unserved.problem(405, "PARALLAX-API-405");
+    assert!(unserved.contains("/api/executions is served, but not to PATCH"), "{unserved}");
+    world.get("/api/agents/%ff").await.problem(400, "PARALLAX-API-400");
+}
+
+#[tokio::test]
+async fn an_input_is_checked_before_it_is_run() {
+    let world = world().await;
+    let validate = async |name: &str, body: &str| {
+        world.http("POST", &format!("/api/patterns/{name}/validate"), body).await
+    };
+    let fits = validate("confidence_cascade", "{\"input\": {\"target\": 0.5}}").await.json();
+    assert_eq!(fits, json!({"valid": true, "errors": []}));
+    let misfit = validate("confidence-cascade", "{\"input\": {\"target\": 7}}").await.json();
+    assert_eq!(misfit, json!({"valid": false, "errors": ["/target: 7 is greater than the maximum of 1"]}));
+    validate("no-such-pattern", "{}").await.problem(404, "PARALLAX-PATTERN-001");
+    assert_eq!(world.get("/api/executions").await.json()["total"], 0);
+}
+
+#[tokio::test]
+async fn runs_are_reckoned_up() {
+    let world = world().await;
+    for name in ["add", "add", "broken-off"] {
+        world
+            .http("POST", &format!("/api/patterns/{name}/execute"), "{\"input\": {\"a\": 1, \"b\": 2}}")
+            .await;
+    }
+    let summary = world.get("/api/executions/stats/summary").await.json();
+    for (field, value) in [
+        ("total", json!(3)),
+        ("completed", json!(2)),
+        ("failed", json!(1)),
+        ("averageConfidence", json!(0.5)),
+    ] {
+        assert_eq!(summary[field], value, "{field}: {summary}");
+    }
+    assert_eq!(summary["counted"], json!({"runs": 3, "complete": true}));
+    let of_one = world.get("/api/patterns/broken_off/metrics").await.json();
+    assert_eq!((&of_one["total"], &of_one["successRate"]), (&json!(1), &json!(0.0)));
+    assert_eq!(of_one["averageConfidence"], json!(null), "absent is absent");
+    for (span, count) in [("hourly", 24), ("daily", 30)] {
+        let line = world.get(&format!("/api/executions/stats/{span}")).await.json();
+        let buckets = line["buckets"].as_array().unwrap();
+        let total: u64 = buckets.iter().map(|bucket| bucket["total"].as_u64().unwrap()).sum();
+        assert_eq!((buckets.len(), total), (count, 3), "{span}");
+    }
+}
+
+#[tokio::test]
+async fn agents_are_filtered_counted_and_removed() {
+    let world = World::start().await;
+    let mut registry = world.as_operator().await;
+    register(&mut registry, registration("a", &["tell", "translate"])).await;
+    register(&mut registry, registration("b", &["tell"])).await;
+    let listed = world.get("/api/agents?capability=tell,translate").await.json();
+    assert_eq!((&listed["count"], &listed["agents"][0]["id"]), (&json!(1), &json!("a")));
+    world.get("/api/agents?capabilty=tell").await.problem(400, "PARALLAX-API-001");
+    let counted = world.get("/api/agents/stats/capabilities").await.json();
+    let tell = json!({"name": "tell", "count": 2, "agents": ["a", "b"]});
+    assert_eq!((&counted["count"], &counted["capabilities"][0]), (&json!(2), &tell));
+    // Without a node nobody can ask it, and nothing is made up.
+    let health = world.get("/api/agents/a/health").await.json();
+    assert_eq!((&health["status"], &health["source"]), (&json!("unknown"), &json!("registry")), "{health}");
+    // What registered over mTLS is not removed in plaintext.
+    world.http("DELETE", "/api/agents/a", "").await.problem(403, "PARALLAX-REGISTRY-004");
+    world.http("DELETE", "/api/agents/nobody", "").await.problem(404, "PARALLAX-REGISTRY-002");
+}
+
+#[tokio::test]
+async fn whatever_there_is_is_free() {
+    let world = World::start().await;
+    let license = world.get("/api/license").await.json();
+    assert_eq!((&license["license"], &license["valid"]), (&json!("Apache-2.0"), &json!(true)));
+    let features = world.get("/api/license/features").await.json();
+    assert!(features["features"].as_object().unwrap().values().all(|enabled| *enabled == true));
+    let check = async |feature: &str| world.get(&format!("/api/license/check/{feature}")).await.json();
+    assert_eq!(check("patterns").await, json!({"feature": "patterns", "enabled": true}));
+    assert_eq!(check("time-travel").await["enabled"], false, "what is not there cannot be used");
 }

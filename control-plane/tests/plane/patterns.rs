@@ -60,6 +60,8 @@ async fn a_pattern_is_found_in_all_three_spellings() {
         assert_eq!(pattern.name, "ConsensusBuilder");
         assert!(pattern.prism_script.starts_with("/**") && !pattern.description.is_empty());
         assert_eq!(pattern.requirements.unwrap().min_agents, 1);
+        let metadata = json!(struct_to_json(&pattern.metadata.unwrap()));
+        assert_eq!(metadata["input"]["properties"]["task"]["type"], "string", "{metadata}");
     }
     assert_eq!(patterns.get_pattern(named("Add", "2.1.0")).await.unwrap().into_inner().version, "2.1.0");
     let status = patterns.get_pattern(named("add", "1.0.0")).await.unwrap_err();
@@ -130,8 +132,6 @@ async fn what_is_not_served_yet_says_so() {
     let status = patterns.upload_pattern(UploadPatternRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("pattern directory"), "{status}");
-    let status = patterns.stream_execute_pattern(ExecutePatternRequest::default()).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
 }
 
 #[tokio::test]

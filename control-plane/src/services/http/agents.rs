@@ -2,35 +2,312 @@
 
 use std::collections::BTreeMap;
 
+use ::http::StatusCode;
 use axum::{
     Extension, Json,
-    extract::{Path, State},
+    body::Bytes,
+    extract::{Path, RawQuery, State},
+};
+use jiff::Timestamp;
+use parallax_proto::{
+    confidence::{AgentRequest, health::Status as Said},
+    dataplane::v1::call_outcome::Outcome,
+};
+use parallax_runtime::{
+    agent,
+    wire::{parse_value, struct_from_any},
 };
 use parallax_security::Peer;
-use serde_json::{Value as Body, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Body;
+use tonic::Code;
+use utoipa::ToSchema;
 
-use super::{super::json, Answer, Shared};
-use crate::{error::Error, tenant};
+use super::{Answer, Query, Shared, read};
+use crate::{
+    error::{Error, Result},
+    registry::Registry,
+    tenant,
+};
 
-pub(super) async fn list(State(api): Shared, Extension(peer): Extension<Peer>) -> Json<Body> {
-    let agents = api.registry.agents(tenant::of(&peer), &[]);
-    let mut by_capability: BTreeMap<&str, usize> = BTreeMap::new();
-    for capability in agents.iter().flat_map(|agent| &agent.capabilities) {
-        *by_capability.entry(capability).or_default() += 1;
+/// A registered agent.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Agent {
+    id: String,
+    name: String,
+    /// `host:port`
+    endpoint: String,
+    capabilities: Vec<String>,
+    /// `active` as long as its lease is kept, or `unhealthy`.
+    status: &'static str,
+    metadata: Metadata,
+    registered_at: Timestamp,
+    /// When this process last heard of it; absent if it has not since it was started.
+    last_seen: Option<Timestamp>,
+    ttl_seconds: u64,
+    /// How it is dialled: `mtls` or `plaintext`.
+    #[schema(value_type = String)]
+    transport: agent::Transport,
+    tenant: String,
+    source: &'static str,
+}
+
+/// What an agent says of itself.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    version: String,
+    region: String,
+    labels: BTreeMap<String, String>,
+    #[schema(minimum = 0, maximum = 1)]
+    default_confidence: Option<f64>,
+}
+
+impl Agent {
+    fn of(agent: &agent::Agent, registry: &Registry, now: Timestamp) -> Self {
+        let last_seen = registry.last_heard(&agent.key);
+        // Its lease keeps an agent active: one that runs out takes the agent along. One behind the gateway is
+        // unhealthy when two heartbeats are missing, as far as this process has heard them.
+        let silent = last_seen.map(|heard| now.duration_since(heard).unsigned_abs());
+        let behind = agent.transport == agent::Transport::Gateway;
+        let unhealthy = behind && silent.is_some_and(|silent| silent > agent.ttl * 2 / 3);
+        Self {
+            id: agent.key.id.clone(),
+            name: agent.name.clone(),
+            endpoint: agent.endpoint.clone(),
+            capabilities: agent.capabilities.clone(),
+            status: if unhealthy { "unhealthy" } else { "active" },
+            metadata: Metadata {
+                version: agent.metadata.version.clone(),
+                region: agent.metadata.region.clone(),
+                labels: agent.metadata.labels.clone(),
+                default_confidence: agent.metadata.default_confidence.map(f64::from),
+            },
+            registered_at: agent.registered_at,
+            last_seen,
+            ttl_seconds: agent.ttl.as_secs(),
+            transport: agent.transport,
+            tenant: agent.key.tenant.clone(),
+            source: "registry",
+        }
     }
-    Json(json!({
-        "agents": agents.iter().map(|agent| json::agent(agent, &api.registry, api.env.now())).collect::<Vec<_>>(),
-        "count": agents.len(),
-        "byCapability": by_capability,
-        "timestamp": api.env.now(),
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Agents {
+    agents: Vec<Agent>,
+    count: usize,
+    by_capability: BTreeMap<String, usize>,
+    timestamp: Timestamp,
+}
+
+/// The registered agents, in order of their ids.
+#[utoipa::path(
+    get, path = "/api/agents", tag = "agents",
+    params(("capability" = Option<String>, Query, description = "Only agents with all of these, by commas")),
+    responses((status = 200, body = Agents))
+)]
+pub(super) async fn list(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+) -> Answer<Agents> {
+    let query = Query::parse(query.as_deref(), &["capability"])?;
+    let capabilities: Vec<String> =
+        query.get("capability").into_iter().flat_map(|all| all.split(',')).map(str::to_owned).collect();
+    let agents = api.registry.agents(tenant::of(&peer), &capabilities);
+    Ok(Json(Agents {
+        agents: agents.iter().map(|agent| Agent::of(agent, &api.registry, api.env.now())).collect(),
+        count: agents.len(),
+        by_capability: by_capability(&agents).into_iter().map(|(name, ids)| (name, ids.len())).collect(),
+        timestamp: api.env.now(),
     }))
 }
 
+fn by_capability(agents: &[std::sync::Arc<agent::Agent>]) -> BTreeMap<String, Vec<String>> {
+    let mut by: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for agent in agents {
+        for capability in &agent.capabilities {
+            by.entry(capability.clone()).or_default().push(agent.key.id.clone());
+        }
+    }
+    by
+}
+
+/// One agent.
+#[utoipa::path(get, path = "/api/agents/{id}", tag = "agents", responses((status = 200, body = Agent)))]
 pub(super) async fn show(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-) -> Answer {
+) -> Answer<Agent> {
     let agent = api.registry.get(tenant::of(&peer), &id).ok_or(Error::NoAgent { id })?;
-    Ok(Json(json::agent(&agent, &api.registry, api.env.now())))
+    Ok(Json(Agent::of(&agent, &api.registry, api.env.now())))
+}
+
+/// Ends an agent's registration and its lease. The agent is not told, and may register again.
+#[utoipa::path(delete, path = "/api/agents/{id}", tag = "agents", responses((status = 204)))]
+pub(super) async fn remove(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+) -> Result<StatusCode> {
+    match api.registry.unregister(&peer, &id).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Error::NoAgent { id }),
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Capabilities {
+    capabilities: Vec<Capability>,
+    count: usize,
+    timestamp: Timestamp,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Capability {
+    name: String,
+    count: usize,
+    /// Ids.
+    agents: Vec<String>,
+}
+
+/// What the registered agents can do, and which can.
+#[utoipa::path(
+    get, path = "/api/agents/stats/capabilities", tag = "agents",
+    responses((status = 200, body = Capabilities))
+)]
+pub(super) async fn capabilities(State(api): Shared, Extension(peer): Extension<Peer>) -> Json<Capabilities> {
+    let by = by_capability(&api.registry.agents(tenant::of(&peer), &[]));
+    let capability = |(name, agents): (_, Vec<_>)| Capability { name, count: agents.len(), agents };
+    Json(Capabilities {
+        count: by.len(),
+        capabilities: by.into_iter().map(capability).collect(),
+        timestamp: api.env.now(),
+    })
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AgentHealth {
+    agent_id: String,
+    /// `unknown` when the agent does not say, or nobody could ask it.
+    #[schema(pattern = "^(healthy|degraded|unhealthy|unknown)$")]
+    status: &'static str,
+    message: String,
+    /// Whose word it is: the `agent`'s, a data-plane `node`'s that did not get to it, or the `registry`'s, which
+    /// knows no more than that the lease is kept.
+    #[schema(pattern = "^(agent|node|registry)$")]
+    source: &'static str,
+    details: BTreeMap<String, String>,
+    last_seen: Option<Timestamp>,
+    ttl_seconds: u64,
+    timestamp: Timestamp,
+}
+
+/// How an agent says it is. It is asked through a data-plane node, and has 5 s to answer.
+#[utoipa::path(
+    get, path = "/api/agents/{id}/health", tag = "agents",
+    responses((status = 200, body = AgentHealth))
+)]
+pub(super) async fn health(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+) -> Answer<AgentHealth> {
+    let agent = api.registry.get(tenant::of(&peer), &id).ok_or(Error::NoAgent { id })?;
+    let (source, status, message, details) = match api.nodes.health(&agent.key).await {
+        None => {
+            let message = "no data-plane node has joined, so nobody could ask; the agent keeps its lease";
+            ("registry", "unknown", message.to_owned(), BTreeMap::new())
+        }
+        Some(Ok(health)) => {
+            let status = match health.status() {
+                Said::Healthy => "healthy",
+                Said::Degraded => "degraded",
+                Said::Unhealthy => "unhealthy",
+                Said::Unknown => "unknown",
+            };
+            ("agent", status, health.message, health.details.into_iter().collect())
+        }
+        Some(Err(e)) if e.code() == Code::Unimplemented => {
+            ("agent", "unknown", "the agent does not say how it is".to_owned(), BTreeMap::new())
+        }
+        Some(Err(e)) => ("node", "unhealthy", e.message().to_owned(), BTreeMap::new()),
+    };
+    Ok(Json(AgentHealth {
+        agent_id: agent.key.id.clone(),
+        status,
+        message,
+        source,
+        details,
+        last_seen: api.registry.last_heard(&agent.key),
+        ttl_seconds: agent.ttl.as_secs(),
+        timestamp: api.env.now(),
+    }))
+}
+
+/// What an agent is asked.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Test {
+    task: String,
+    #[serde(default)]
+    data: Body,
+}
+
+/// What it answered.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Tested {
+    agent_id: String,
+    result: Body,
+    /// Absent when it stated none.
+    #[schema(minimum = 0, maximum = 1)]
+    confidence: Option<f64>,
+    reasoning: String,
+    timestamp: Timestamp,
+}
+
+/// Asks one agent one question, through a data-plane node; it belongs to no run and is not recorded as one.
+#[utoipa::path(
+    post, path = "/api/agents/{id}/test", tag = "agents", request_body = Test,
+    responses((status = 200, body = Tested))
+)]
+pub(super) async fn test(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer<Tested> {
+    let Test { task, data } = read(&body)?;
+    let agent = api.registry.get(tenant::of(&peer), &id).ok_or(Error::NoAgent { id })?;
+    let timeout = api.runs.context().bounds.call_timeout;
+    let request = AgentRequest {
+        task_id: api.env.id(),
+        task_description: task,
+        data: Some(struct_from_any(&data)),
+        timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
+        ..AgentRequest::default()
+    };
+    let agent_id = agent.key.id.clone();
+    match api.nodes.ask(&agent.key, request).await.outcome {
+        Some(Outcome::Answer(answer)) => Ok(Json(Tested {
+            agent_id,
+            result: parse_value(&answer.value_json),
+            confidence: answer.confidence,
+            reasoning: answer.reasoning,
+            timestamp: api.env.now(),
+        })),
+        Some(Outcome::Failure(failure)) => {
+            let cause = failure.cause().as_str_name().trim_start_matches("CAUSE_");
+            Err(Error::NoAnswer { agent: agent_id, cause, message: failure.message })
+        }
+        None => {
+            Err(Error::NoAnswer { agent: agent_id, cause: "nothing", message: "an empty outcome".to_owned() })
+        }
+    }
 }

@@ -6,14 +6,19 @@ use ::http::HeaderMap;
 use axum::{
     Extension, Json,
     extract::{Path, RawQuery, State},
-    response::sse::{self, KeepAlive, Sse},
+    response::{
+        IntoResponse,
+        sse::{self, KeepAlive, Sse},
+    },
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use parallax_runtime::run::RunKey;
 use parallax_security::Peer;
-use serde_json::json;
+use serde::Serialize;
 use tracing::warn;
+use utoipa::ToSchema;
 
-use super::{Answer, Query, Shared};
+use super::{Answer, Api, Query, Shared};
 use crate::{
     error::{Error, Result},
     runs::Stretch,
@@ -25,10 +30,10 @@ use crate::{
 const ALIVE: Duration = Duration::from_secs(15);
 
 /// After which event to begin.
-type Cursor = Option<(u64, usize)>;
+pub(super) type Cursor = Option<(u64, usize)>;
 
 fn after(query: Option<&str>, headers: &HeaderMap) -> Result<Cursor> {
-    let query = Query::parse(query.unwrap_or_default(), &["after"])?;
+    let query = Query::parse(query, &["after"])?;
     // A browser's EventSource says where it was by a header.
     let header = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let parse = |text: &str| {
@@ -45,30 +50,57 @@ fn of(stretch: &Stretch, after: Cursor) -> Vec<Happening> {
     all.filter(|happening| after.is_none_or(|after| after < happening.at)).collect()
 }
 
+#[derive(Serialize, ToSchema)]
+pub(super) struct Events {
+    events: Vec<Happening>,
+    count: usize,
+}
+
+/// What has happened in a run so far.
+#[utoipa::path(
+    get, path = "/api/executions/{id}/events", tag = "events",
+    params(("after" = Option<String>, Query, description = "Only events after the one of this id")),
+    responses((status = 200, body = Events))
+)]
 pub(super) async fn list(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Answer {
+) -> Answer<Events> {
     let after = after(query.as_deref(), &headers)?;
     let run = api.runs.find(tenant::of(&peer), &id).await?;
     let events = of(&Stretch { from: 0, entries: run.entries, summary: run.summary }, after);
-    Ok(Json(json!({"events": events, "count": events.len()})))
+    Ok(Json(Events { count: events.len(), events }))
 }
 
-/// Server-sent events; a stream that is opened again with the last id it has seen goes on there.
+/// What happens in a run, from its beginning, as server-sent events; ends with the run. A stream that is opened again
+/// with the last id it has seen (`after`, or the header `Last-Event-ID`) goes on there.
+#[utoipa::path(
+    get, path = "/api/executions/{id}/events/stream", tag = "events",
+    params(("after" = Option<String>, Query, description = "Only events after the one of this id")),
+    responses((status = 200, body = String, content_type = "text/event-stream"))
+)]
 pub(super) async fn stream(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+) -> Result<impl IntoResponse> {
     let after = after(query.as_deref(), &headers)?;
     let key = api.runs.find(tenant::of(&peer), &id).await?.summary.key;
-    let stretches = api.runs.follow(&key, after.map_or(0, |(position, _)| position));
+    Ok(follow(&api, &key, after))
+}
+
+/// A run's events as they happen. Each is written in one piece: there are clients that lose one that is not.
+pub(super) fn follow(
+    api: &Api,
+    run: &RunKey,
+    after: Cursor,
+) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
+    let stretches = api.runs.follow(run, after.map_or(0, |(position, _)| position));
     let events = stretches.map_ok(move |stretch| {
         let events: Vec<_> = of(&stretch, after).iter().map(event).collect();
         stream::iter(events.into_iter().map(Ok::<_, Error>))
@@ -76,7 +108,7 @@ pub(super) async fn stream(
     let events = events
         .try_flatten()
         .scan((), |(), event| async { event.inspect_err(|e| warn!("a stream of events ends: {e}")).ok() });
-    Ok(Sse::new(events.map(Ok)).keep_alive(KeepAlive::new().interval(ALIVE)))
+    Sse::new(events.map(Ok)).keep_alive(KeepAlive::new().interval(ALIVE))
 }
 
 fn event(happening: &Happening) -> sse::Event {

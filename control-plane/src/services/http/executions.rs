@@ -11,27 +11,51 @@ use parallax_runtime::{
     store::RunQuery,
 };
 use parallax_security::Peer;
-use serde::Deserialize;
-use serde_json::{Value as Body, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Body;
+use utoipa::ToSchema;
 
-use super::{super::json, Answer, Query, Shared, read};
+use super::{
+    super::json::{Execution, Listed, Start, journal},
+    Answer, Query, Shared, read,
+};
 use crate::{
     error::{Error, Result},
-    replay, runs, tenant, timeline,
+    replay::{self, Divergence, Replay},
+    runs, tenant,
+    timeline::{self, Timeline},
 };
 
 /// The most runs that one page holds, and how many it holds when the caller does not say.
 const PAGE: (u64, u64) = (1000, 50);
 
+#[derive(Serialize, ToSchema)]
+pub(super) struct Page {
+    executions: Vec<Listed>,
+    /// How many match in all, whatever the page.
+    total: u64,
+    limit: u64,
+    offset: u64,
+}
+
+/// Runs, the newest first, without input and result.
+#[utoipa::path(
+    get, path = "/api/executions", tag = "executions",
+    params(
+        ("limit" = Option<u64>, Query, description = "1 to 1000; 50 if not given"),
+        ("offset" = Option<u64>, Query),
+        ("status" = Option<String>, Query, description = "pending, running, completed, failed or cancelled"),
+        ("pattern" = Option<String>, Query, description = "In any of the three spellings"),
+        ("before" = Option<String>, Query, description = "Only runs older than the one of this id"),
+    ),
+    responses((status = 200, body = Page))
+)]
 pub(super) async fn list(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     RawQuery(query): RawQuery,
-) -> Answer {
-    let query = Query::parse(
-        query.as_deref().unwrap_or_default(),
-        &["limit", "offset", "status", "pattern", "before"],
-    )?;
+) -> Answer<Page> {
+    let query = Query::parse(query.as_deref(), &["limit", "offset", "status", "pattern", "before"])?;
     let limit = query.number("limit")?.unwrap_or(PAGE.1);
     if limit == 0 || limit > PAGE.0 {
         return Err(Error::Invalid {
@@ -61,126 +85,199 @@ pub(super) async fn list(
             limit,
         })
         .await?;
-    let executions: Vec<_> = page.runs.iter().map(json::summary).collect();
-    Ok(Json(json!({"executions": executions, "total": page.total, "limit": limit, "offset": offset})))
+    let executions = page.runs.iter().map(Listed::of).collect();
+    Ok(Json(Page { executions, total: page.total, limit, offset }))
 }
 
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Shown {
+    #[serde(flatten)]
+    execution: Execution,
+    /// Every effect with its outcome and time.
+    #[schema(value_type = Vec<Object>)]
+    journal: Vec<Body>,
+    /// How many are before it in the line, and it; absent when it does not wait here.
+    queue_position: Option<usize>,
+}
+
+/// One run, with its journal.
+#[utoipa::path(
+    get, path = "/api/executions/{id}", tag = "executions",
+    responses((status = 200, body = Shown))
+)]
 pub(super) async fn show(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-) -> Answer {
+) -> Answer<Shown> {
     let run = api.runs.find(tenant::of(&peer), &id).await?;
-    let mut body = json::execution(&run);
-    body["journal"] = json::journal(&run);
-    body["queuePosition"] = json!(api.runs.position(&run.summary.key));
-    Ok(Json(body))
+    let queue_position = api.runs.position(&run.summary.key);
+    Ok(Json(Shown { execution: Execution::of(&run), journal: journal(&run), queue_position }))
 }
 
 /// Starts a run, and does not wait for it.
-pub(super) async fn start(State(api): Shared, Extension(peer): Extension<Peer>, body: Bytes) -> Accepted {
-    let json::Start { pattern_name, pattern_version, input, options } = read(&body)?;
+#[utoipa::path(
+    post, path = "/api/executions", tag = "executions", request_body = Start,
+    responses((status = 202, body = Accepted))
+)]
+pub(super) async fn start(State(api): Shared, Extension(peer): Extension<Peer>, body: Bytes) -> Accepting {
+    let Start { pattern_name, pattern_version, input, options } = read(&body)?;
     let request = runs::Request {
         pattern: pattern_name,
         version: pattern_version,
         input,
-        options: options.to_options()?,
+        options: options.into_options(),
         origin: None,
     };
     let key = api.runs.start(tenant::of(&peer), request).await?;
     Ok(accepted(&key, "the run has been started"))
 }
 
-type Accepted = Result<(StatusCode, Json<Body>)>;
+/// A run that has been started.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Accepted {
+    id: String,
+    /// `accepted`
+    status: &'static str,
+    message: String,
+    stream_url: String,
+    webhook_configured: bool,
+}
 
-fn accepted(key: &RunKey, message: &str) -> (StatusCode, Json<Body>) {
-    let body = json!({
-        "id": key.id,
-        "status": "accepted",
-        "message": message,
-        "streamUrl": format!("/api/executions/{}/events/stream", key.id),
-        "webhookConfigured": false,
-    });
+type Accepting = Result<(StatusCode, Json<Accepted>)>;
+
+fn accepted(key: &RunKey, message: &str) -> (StatusCode, Json<Accepted>) {
+    let body = Accepted {
+        id: key.id.clone(),
+        status: "accepted",
+        message: message.to_owned(),
+        stream_url: format!("/api/executions/{}/events/stream", key.id),
+        webhook_configured: false,
+    };
     (StatusCode::ACCEPTED, Json(body))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Cancel {
+pub(super) struct Cancel {
     reason: Option<String>,
 }
 
+#[derive(Serialize, ToSchema)]
+pub(super) struct Cancelled {
+    execution: Execution,
+}
+
+/// Ends a run and those within it; their agents see the cancellation.
+#[utoipa::path(
+    post, path = "/api/executions/{id}/cancel", tag = "executions", request_body = Option<Cancel>,
+    responses((status = 200, body = Cancelled))
+)]
 pub(super) async fn cancel(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     body: Bytes,
-) -> Answer {
+) -> Answer<Cancelled> {
     let Cancel { reason } = if body.is_empty() { Cancel::default() } else { read(&body)? };
     let run = api.runs.find(tenant::of(&peer), &id).await?;
     let reason = reason.unwrap_or_else(|| "asked for through the API".to_owned());
     let run = api.runs.cancel(&run.summary.key, &reason).await?;
-    Ok(Json(json!({"execution": json::execution(&run)})))
+    Ok(Json(Cancelled { execution: Execution::of(&run) }))
 }
 
+/// Runs the same pattern with the same input again.
+#[utoipa::path(
+    post, path = "/api/executions/{id}/retry", tag = "executions",
+    responses((status = 202, body = Accepted))
+)]
 pub(super) async fn retry(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-) -> Accepted {
+) -> Accepting {
     let run = api.runs.find(tenant::of(&peer), &id).await?;
     let key = api.runs.retry(&run.summary.key).await?;
     Ok(accepted(&key, &format!("run {id} is done again")))
 }
 
 /// Does a run again from its journal, and asks nobody.
+#[utoipa::path(
+    get, path = "/api/executions/{id}/replay", tag = "executions",
+    responses((status = 200, body = Replay))
+)]
 pub(super) async fn replay(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-) -> Answer {
+) -> Answer<Replay> {
     let run = api.runs.find(tenant::of(&peer), &id).await?;
-    let replayed = off_thread(move || replay::replay(&run)).await?;
-    Ok(Json(json!(replayed)))
+    off_thread(move || replay::replay(&run)).await.map(Json)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Rerun {
+pub(super) struct Rerun {
+    /// The effect that is asked for anew, and all that follow it.
     from: u64,
 }
 
 /// Starts a run that takes over the beginning of another.
+#[utoipa::path(
+    post, path = "/api/executions/{id}/replay", tag = "executions", request_body = Rerun,
+    responses((status = 202, body = Accepted))
+)]
 pub(super) async fn rerun(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     body: Bytes,
-) -> Accepted {
+) -> Accepting {
     let Rerun { from } = read(&body)?;
     let run = api.runs.find(tenant::of(&peer), &id).await?;
     let key = api.runs.rerun(&run.summary.key, from).await?;
     Ok(accepted(&key, &format!("run {id} is done again from effect {from}")))
 }
 
+#[derive(Serialize, ToSchema)]
+pub(super) struct Diff {
+    a: String,
+    b: String,
+    identical: bool,
+    /// The first place where they part.
+    divergence: Option<Divergence>,
+}
+
+/// Where two runs part.
+#[utoipa::path(
+    get, path = "/api/executions/{id}/diff/{other}", tag = "executions",
+    responses((status = 200, body = Diff))
+)]
 pub(super) async fn diff(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
-    Path((a, b)): Path<(String, String)>,
-) -> Answer {
+    Path((id, other)): Path<(String, String)>,
+) -> Answer<Diff> {
     let find = async |id: &str| api.runs.find(tenant::of(&peer), id).await;
-    let (one, other): (Run, Run) = (find(&a).await?, find(&b).await?);
-    let divergence = replay::diff(&one, &other);
-    Ok(Json(json!({"a": a, "b": b, "identical": divergence.is_none(), "divergence": divergence})))
+    let (one, two): (Run, Run) = (find(&id).await?, find(&other).await?);
+    let divergence = replay::diff(&one, &two);
+    Ok(Json(Diff { a: id, b: other, identical: divergence.is_none(), divergence }))
 }
 
+/// Where a run's time went.
+#[utoipa::path(
+    get, path = "/api/executions/{id}/timeline", tag = "executions",
+    responses((status = 200, body = Timeline))
+)]
 pub(super) async fn timeline(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-) -> Answer {
+) -> Answer<Timeline> {
     let run = api.runs.find(tenant::of(&peer), &id).await?;
-    Ok(Json(json!(timeline::of(&run, api.env.now()))))
+    Ok(Json(timeline::of(&run, api.env.now())))
 }
 
 /// What keeps a thread busy is done where it holds up nobody.
