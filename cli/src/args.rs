@@ -185,6 +185,8 @@ pub enum Pattern {
     },
     /// One pattern's script
     Show { name: String },
+    /// What a pattern needs and does, told without running it: agents, capabilities, calls, steps
+    Explain(Explain),
     /// Check pattern files; needs no control plane
     Validate {
         /// A .prism file, or a directory of such
@@ -192,6 +194,20 @@ pub enum Pattern {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(clap::Args)]
+pub struct Explain {
+    /// A file if there is one of this name or it ends in .prism; else a pattern of the control plane, or, where none
+    /// answers, of those built in
+    #[arg(value_name = "NAME|FILE")]
+    pub pattern: String,
+    /// Print the steps only, as a Mermaid flowchart
+    #[arg(long, conflicts_with = "json")]
+    pub mermaid: bool,
+    /// Print everything
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Subcommand)]

@@ -1,5 +1,7 @@
 //! `parallax pattern`.
 
+mod explain;
+
 use std::path::{Path, PathBuf};
 
 use parallax_control_plane::{Pattern as Parsed, kebab};
@@ -22,6 +24,7 @@ pub(super) async fn run(args: &Args, command: &Pattern) -> Result {
             print(pattern["script"].as_str().unwrap_or_default());
             Ok(())
         }
+        Pattern::Explain(options) => explain::run(args, options).await,
         Pattern::Validate { path, json } => validate(path, *json),
     }
 }

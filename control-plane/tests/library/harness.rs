@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use parallax_control_plane::{Pattern, kebab};
-use parallax_prism::{AgentInfo, Answer, EffectKind, Host, Limits, Outcome, Step, Value};
+use parallax_prism::{
+    AgentInfo, Answer, CompileOptions, EffectKind, Host, Limits, Outcome, Step, Value,
+    explain::{Most, explain},
+};
 use serde_json::Value as Json;
 
 /// One question, as the agent got it.
@@ -102,6 +105,7 @@ pub fn play_in(
 ) -> Played {
     let pattern = pattern(name);
     pattern.accept(&input).unwrap_or_else(|e| panic!("{e}"));
+    let asked = agents.len() as u64;
     let mut run = pattern.program.start(Host {
         globals: vec![],
         agents,
@@ -141,10 +145,23 @@ pub fn play_in(
                 waves.push(wave.join(" "));
             }
             Step::Done(value) => {
+                bounded(&pattern, asked, &input, calls.len());
                 let confidence = value.confidence().unwrap_or_else(|| panic!("{name} states no confidence"));
                 return Played { result: value.to_json(), confidence, calls, asked: waves.join(" | ") };
             }
             Step::Failed(fault) => panic!("{name}:{}: {}", fault.line, fault.message),
         }
+    }
+}
+
+/// No run makes fewer calls, or more, than `parallax pattern explain` says.
+fn bounded(pattern: &Pattern, agents: u64, input: &Json, calls: usize) {
+    let said = explain(&pattern.script, &CompileOptions::default()).unwrap_or_else(|e| panic!("{e:?}"));
+    let (input, calls, name) = (Value::from_json(input), calls as f64, &pattern.header.name);
+    let least = said.least.with(agents, &input);
+    assert!(least <= calls, "{name} made {calls} calls, and {} = {least} is the least", said.least);
+    if let Most::Of(most) = &said.most {
+        let figure = most.with(agents, &input);
+        assert!(calls <= figure, "{name} made {calls} calls, and {most} = {figure} is the most");
     }
 }

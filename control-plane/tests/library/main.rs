@@ -3,6 +3,7 @@
 
 mod all;
 mod batch;
+mod charts;
 mod checks;
 mod consensus;
 mod documents;

@@ -23,6 +23,7 @@ mod compile;
 pub mod conformance;
 mod diagnostic;
 mod effects;
+pub mod explain;
 pub mod format;
 mod lexer;
 mod limits;

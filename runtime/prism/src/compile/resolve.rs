@@ -44,7 +44,7 @@ pub(crate) struct Var {
     /// In the outermost scope of a file.
     pub(super) top: bool,
     /// Used by a function other than its own.
-    pub(super) captured: bool,
+    pub(crate) captured: bool,
     /// Assigned after its declaration.
     pub(crate) assigned: bool,
     /// Captured or read before its declaration has run.
