@@ -45,7 +45,7 @@ const PATTERN: &str = "/**
  * @minAgents 5
  */
 said = []
-for a in agents { said = said.push(a.analyze(\"errand\", { n: input.n }).value) }
+for a in agents { said = said.push(a.analyze(\"errand\", { n: input.n })) }
 sleep(5)
 all = parallel(agents.map(a => () => a.analyze(\"again\", { n: input.n })))
 ({ said: said, again: all.length, at: now() }) ~> 0.9
@@ -178,7 +178,7 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
             "[control_plane]\nhttp = \"127.0.0.1:{http}\"\ngrpc = \"127.0.0.1:{grpc}\"\npatterns = {patterns:?}\n\
              owner_ttl_seconds = 2\n[stores]\nregistry = {:?}\nruns = {:?}\n",
             etcd.url(),
-            postgres.url("parallax"),
+            postgres.url("postgres"),
         );
         let home = cluster.home(id, Kind::ControlPlane, &settings);
         processes.push(Process::start("control-plane", home).await);
@@ -198,7 +198,7 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
         let answering = agent(&id).answer(move |task: Task| {
             calls.lock().entry(task.effect.unwrap_or_default()).or_default().push(Timestamp::now());
             async move {
-                tokio::time::sleep(Duration::from_millis(3)).await;
+                tokio::time::sleep(Duration::from_millis(15)).await;
                 Answer::new(n, 0.9)
             }
         });
