@@ -45,7 +45,11 @@ const PATTERN: &str = "/**
  * @minAgents 5
  */
 said = []
-for a in agents { said = said.push(a.analyze(\"errand\", { n: input.n })) }
+last = input.n
+for a in agents {
+    last = a.analyze(\"errand\", { after: last })
+    said = said.push(last)
+}
 sleep(5)
 all = parallel(agents.map(a => () => a.analyze(\"again\", { n: input.n })))
 ({ said: said, again: all.length, at: now() }) ~> 0.9
