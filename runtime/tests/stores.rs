@@ -142,7 +142,7 @@ async fn a_bad_url_or_file_is_named() {
     let message = open.runs("etcdd://x").await.err().unwrap().to_string();
     assert!(message.contains("etcdd://x") && message.contains("embedded:PATH"), "{message}");
     let message = open.runs("etcd://a:1").await.err().unwrap().to_string();
-    assert!(message.contains("etcd holds a registry and nothing else"), "{message}");
+    assert!(message.contains("holds a registry and nothing else"), "{message}");
     let cure = if cfg!(feature = "cluster") { "give etcd://HOST:PORT" } else { "--features cluster" };
     let message = open.registry("etcd://a").await.err().unwrap().to_string();
     assert!(message.contains("store etcd://a: ") && message.contains(cure), "{message}");
