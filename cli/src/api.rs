@@ -115,12 +115,37 @@ impl Api {
         self.send(Method::POST, path, Bytes::from(body.to_string())).await
     }
 
-    /// Reads server-sent events, and hands each one's data to `each`, until the stream ends.
+    /// Sends JSON that takes a resource's place.
+    ///
+    /// # Errors
+    /// What the API complains of.
+    pub async fn put(&mut self, path: &str, body: &Json) -> Result<Json> {
+        self.send(Method::PUT, path, Bytes::from(body.to_string())).await
+    }
+
+    /// Deletes a resource.
+    ///
+    /// # Errors
+    /// What the API complains of.
+    pub async fn delete(&mut self, path: &str) -> Result<()> {
+        let response = self.request(Method::DELETE, path, Bytes::new()).await?;
+        if response.status().is_success() { Ok(()) } else { self.answer(response).await.map(drop) }
+    }
+
+    /// Reads server-sent events, those that come of `body` if there is one, and hands each one's data to `each`, until
+    /// the stream ends.
     ///
     /// # Errors
     /// What the API complains of; a connection that is lost.
-    pub async fn events(&mut self, path: &str, mut each: impl FnMut(&Json)) -> Result<()> {
-        let mut response = self.request(Method::GET, path, Bytes::new()).await?;
+    pub async fn events(
+        &mut self,
+        path: &str,
+        body: Option<&Json>,
+        mut each: impl FnMut(&Json),
+    ) -> Result<()> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let mut response = self.request(method, path, body).await?;
         if !response.status().is_success() {
             return self.answer(response).await.map(drop);
         }

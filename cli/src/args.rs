@@ -42,12 +42,15 @@ pub enum Command {
     /// Look at agents
     #[command(subcommand)]
     Agent(Agent),
-    /// Look at patterns, and check files
+    /// Look at patterns, upload them, and check files
     #[command(subcommand)]
     Pattern(Pattern),
     /// Look at runs
     #[command(subcommand)]
     Runs(Runs),
+    /// Have patterns run by the clock
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// Tools of the language that patterns are written in; none needs a control plane
     #[command(subcommand)]
     Prism(Prism),
@@ -122,7 +125,7 @@ impl Serve {
 
 #[derive(clap::Args)]
 pub struct Run {
-    /// Its name, in any of the three spellings
+    /// Its name, in any of the three spellings, or a .prism file
     pub pattern: String,
     /// The input, JSON
     #[arg(short, long, value_name = "JSON", conflicts_with = "file")]
@@ -184,9 +187,31 @@ pub enum Pattern {
         json: bool,
     },
     /// One pattern's script
-    Show { name: String },
+    Show {
+        name: String,
+        /// Another than the current one
+        #[arg(long)]
+        version: Option<String>,
+    },
     /// What a pattern needs and does, told without running it: agents, capabilities, calls, steps
     Explain(Explain),
+    /// Keep a pattern file in the control plane, as the current version of its pattern
+    Upload {
+        file: PathBuf,
+        /// Replace what is there under the same version
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// All versions of a pattern
+    Versions {
+        name: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make an earlier upload the current version
+    Rollback { name: String, version: String },
+    /// Delete what was uploaded under a name, or one version of it
+    Delete { name: String, version: Option<String> },
     /// Check pattern files; needs no control plane
     Validate {
         /// A .prism file, or a directory of such
@@ -270,6 +295,60 @@ pub enum Runs {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub enum Schedule {
+    /// All schedules
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a pattern at certain times, or every so often
+    Create(Box<NewSchedule>),
+    /// One schedule
+    Show { name: String },
+    /// Let no more times come
+    Pause { name: String },
+    /// Go on with the times from now on
+    Resume { name: String },
+    /// Run it now
+    Trigger { name: String },
+    /// Remove a schedule; its runs stay
+    Delete { name: String },
+}
+
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("times").required(true).args(["cron", "every"]))]
+pub struct NewSchedule {
+    pub name: String,
+    pub pattern: String,
+    /// Five fields: minute, hour, day of month, month, day of week
+    #[arg(long, value_name = "EXPRESSION")]
+    pub cron: Option<String>,
+    /// Whose clocks cron goes by: an IANA name, like Europe/Berlin [default: UTC]
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    pub time_zone: Option<String>,
+    /// Every so often, from now on: 30s, 15m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub every: Option<Duration>,
+    /// The input, JSON
+    #[arg(short, long, value_name = "JSON", conflicts_with = "file")]
+    pub input: Option<String>,
+    /// A file with the input, JSON; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// What becomes of times when nothing ran: skip, once (one run for all) or all [default: once]
+    #[arg(long, value_parser = ["skip", "once", "all"])]
+    pub missed: Option<String>,
+    /// While the last run goes on: allow another, or skip it [default: allow]
+    #[arg(long, value_parser = ["allow", "skip"])]
+    pub overlap: Option<String>,
+    /// How long each run may take: 500ms, 30s, 5m
+    #[arg(long, value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    #[arg(long)]
+    pub paused: bool,
 }
 
 #[derive(Subcommand)]

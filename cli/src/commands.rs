@@ -8,12 +8,13 @@ mod pattern;
 mod prism;
 mod run;
 mod runs;
+mod schedule;
 mod status;
 mod stop;
 
 use crate::{
     args::{Args, Command},
-    exit::Result,
+    exit::{Exit, Result},
     start::Role,
 };
 
@@ -32,6 +33,7 @@ pub async fn run(args: Args) -> Result {
         Command::Agent(agent) => agent::run(&args, agent).await,
         Command::Pattern(pattern) => pattern::run(&args, pattern).await,
         Command::Runs(runs) => runs::run(&args, runs).await,
+        Command::Schedule(schedule) => schedule::run(&args, schedule).await,
         Command::Prism(prism) => prism::run(&args, prism).await,
         Command::Config(config) => config::run(&args, config),
         #[cfg(feature = "demo")]
@@ -39,6 +41,11 @@ pub async fn run(args: Args) -> Result {
         #[cfg(feature = "demo")]
         Command::DemoAgent { engine } => demo::agent(engine).await,
     }
+}
+
+/// The text of a file.
+fn read(file: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("{}: {e}", file.display())))
 }
 
 /// Prints a line; that the reader of a pipe has gone is no error.

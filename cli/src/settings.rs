@@ -49,6 +49,9 @@ pub struct ControlPlane {
     pub max_queued_runs: usize,
     /// How long a control plane may be silent before another takes over its runs.
     pub owner_ttl_seconds: NonZeroU64,
+    /// Whether webhooks may lead to loopback and private networks; in local mode they may. To link-local addresses,
+    /// where clouds keep credentials, they never lead.
+    pub webhook_private_networks: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -110,6 +113,7 @@ impl Settings {
                 max_runs: const { NonZeroUsize::new(256).expect("not zero") },
                 max_queued_runs: 1024,
                 owner_ttl_seconds: const { NonZeroU64::new(5).expect("not zero") },
+                webhook_private_networks: false,
             },
             data_plane: DataPlane {
                 grpc: loopback(50052),

@@ -127,6 +127,7 @@ async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Life
             },
             advertise: Some(settings.control_plane.advertise.clone())
                 .filter(|advertise| !advertise.is_empty()),
+            private_webhooks: settings.control_plane.local || settings.control_plane.webhook_private_networks,
             nodes_wanted: usize::from(role == Role::Both),
         };
         let tls = certificates.load(Kind::ControlPlane, "control-plane", life)?;

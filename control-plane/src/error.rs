@@ -8,7 +8,7 @@ use parallax_runtime::{
 };
 use thiserror::Error;
 
-use crate::driver::TIMEOUT;
+use crate::{driver::TIMEOUT, patterns::InvalidPattern};
 
 /// Why a request was not done. Each message says what failed, with what, and what to do.
 #[derive(Debug, Error)]
@@ -25,8 +25,20 @@ pub enum Error {
     NotYours(String),
     #[error("no pattern \"{name}\"{}", did_you_mean(nearest))]
     NoPattern { name: String, nearest: Vec<String> },
-    #[error("pattern {name} has no version {asked}; it is at {current}")]
-    NoVersion { name: String, asked: String, current: String },
+    #[error("pattern {name} has no version {asked}; it has {}", there.join(", "))]
+    NoVersion { name: String, asked: String, there: Vec<String> },
+    #[error(transparent)]
+    InvalidPattern(#[from] InvalidPattern),
+    #[error(
+        "pattern {name} {version} is there already with another script; raise its @version, or overwrite it"
+    )]
+    VersionTaken { name: String, version: String },
+    #[error(
+        "no version {version} of pattern {name} was uploaded; `parallax pattern versions {name}` shows those there are"
+    )]
+    NotUploaded { name: String, version: String },
+    #[error("{version} is the current version of {name}; roll back to another first, or delete all of them")]
+    CurrentVersion { name: String, version: String },
     #[error(
         "the input does not fit {pattern}: {}; see its @input in `parallax pattern show {}`",
         misfits.join("; "), crate::patterns::kebab(pattern)
@@ -34,6 +46,8 @@ pub enum Error {
     Input { pattern: String, misfits: Vec<String> },
     #[error("no run \"{id}\"; `parallax runs list` shows those there are")]
     NoRun { id: String },
+    #[error("no schedule \"{name}\"; `parallax schedule list` shows those there are")]
+    NoSchedule { name: String },
     #[error("run {id} has ended: it is {status}")]
     Ended { id: String, status: Status },
     #[error("run {id} has not ended; wait for it, or cancel it first")]
@@ -48,8 +62,6 @@ pub enum Error {
         "as many runs are under way as may be, and {waiting} wait for their turn; send the request later"
     )]
     Busy { waiting: usize },
-    #[error("{0}")]
-    NotServed(&'static str),
     #[error(
         "plaintext is for programs on this machine that call it by a loopback name, not for {0}; use mTLS"
     )]
@@ -77,19 +89,23 @@ fn stated(confidence: Option<f64>) -> String {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::InvalidAgent(_) | Self::Invalid { .. } | Self::Input { .. } => Code::InvalidArgument,
+            Self::InvalidAgent(_) | Self::Invalid { .. } | Self::Input { .. } | Self::InvalidPattern(_) => {
+                Code::InvalidArgument
+            }
             Self::NoAgent { .. }
             | Self::NoLease { .. }
             | Self::NoPattern { .. }
             | Self::NoVersion { .. }
+            | Self::NotUploaded { .. }
+            | Self::NoSchedule { .. }
             | Self::NoRun { .. } => Code::NotFound,
             Self::NotYours(_) | Self::Foreign(_) => Code::PermissionDenied,
-            Self::Ended { .. } | Self::NotEnded { .. } => Code::Conflict,
+            Self::VersionTaken { .. } => Code::AlreadyExists,
+            Self::Ended { .. } | Self::NotEnded { .. } | Self::CurrentVersion { .. } => Code::Conflict,
             Self::Failed { code, .. } if code == TIMEOUT => Code::DeadlineExceeded,
             Self::Failed { status: Status::Cancelled, .. } => Code::Cancelled,
             Self::Failed { .. } | Self::Unsure { .. } | Self::NoAnswer { .. } => Code::Precondition,
             Self::Busy { .. } => Code::ResourceExhausted,
-            Self::NotServed(_) => Code::Unimplemented,
             Self::Stopping => Code::Unavailable,
             Self::Store(e) => e.code(),
         }
@@ -104,6 +120,10 @@ impl Coded for Error {
             Self::NoPattern { .. } => "PARALLAX-PATTERN-001",
             Self::NoVersion { .. } => "PARALLAX-PATTERN-002",
             Self::Input { .. } => "PARALLAX-PATTERN-003",
+            Self::InvalidPattern(_) => "PARALLAX-PATTERN-004",
+            Self::VersionTaken { .. } => "PARALLAX-PATTERN-005",
+            Self::NotUploaded { .. } => "PARALLAX-PATTERN-006",
+            Self::CurrentVersion { .. } => "PARALLAX-PATTERN-007",
             Self::NoRun { .. } => "PARALLAX-RUN-001",
             Self::Stopping => "PARALLAX-RUN-002",
             Self::Ended { .. } => "PARALLAX-RUN-003",
@@ -112,8 +132,8 @@ impl Coded for Error {
             Self::Failed { .. } => "PARALLAX-RUN-006",
             Self::Unsure { .. } => "PARALLAX-RUN-007",
             Self::NoAnswer { .. } => "PARALLAX-REGISTRY-005",
+            Self::NoSchedule { .. } => "PARALLAX-SCHEDULE-001",
             Self::Invalid { .. } => "PARALLAX-API-001",
-            Self::NotServed(_) => "PARALLAX-API-002",
             Self::Foreign(_) => "PARALLAX-API-003",
             Self::Store(e) => e.reason(),
         }

@@ -15,15 +15,19 @@ mod dispatch;
 mod driver;
 mod error;
 mod gateway;
+mod leader;
+mod mirror;
 mod patterns;
 mod registry;
 mod replay;
 mod runs;
+mod schedules;
 mod services;
 mod stats;
 mod tenant;
 mod timeline;
 mod view;
+mod webhooks;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -47,9 +51,13 @@ use thiserror::Error;
 pub use dispatch::Nodes;
 pub use error::{Error, Result};
 use gateway::Gateway;
-pub use patterns::{Catalog, CatalogError, Header, InvalidPattern, Pattern, compile, kebab};
+pub use patterns::{
+    Catalog, CatalogError, Header, InvalidPattern, Library, Pattern, Upload, Version, compile, kebab,
+};
 pub use registry::{Registry, Update};
 pub use runs::{Bounds, Context, Request, Runs};
+use schedules::Schedules;
+use webhooks::Webhooks;
 
 /// What a control plane is started with.
 pub struct Config {
@@ -64,6 +72,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// `host:port` at which data-plane nodes reach the gRPC port; none means the address that was bound.
     pub advertise: Option<String>,
+    /// Whether webhooks may lead to loopback and private networks.
+    pub private_webhooks: bool,
     /// Not ready until this many data-plane nodes have joined.
     pub nodes_wanted: usize,
 }
@@ -104,9 +114,10 @@ impl ControlPlane {
         let http =
             bind("HTTP port of the control plane (--http)", config.http).await.map_err(StartError::Bind)?;
         let (grpc_addr, http_addr) = (local_addr(&grpc)?, local_addr(&http)?);
-        let catalog = Catalog::open(config.patterns.as_deref())?;
+        let catalog = Catalog::open(config.patterns.as_deref(), registry.clone(), env.clone(), life).await?;
         let mut instruments = parallax_telemetry::Registry::default();
         let metrics = Arc::new(metrics::ControlPlaneMetrics::new(&mut instruments));
+        let store = registry.clone();
         let registry = Registry::open(registry, env.clone(), metrics.clone(), life).await?;
         let nodes = Nodes::new(tls.clone(), env.clone());
         let runs = Runs::open(Context {
@@ -123,6 +134,8 @@ impl ControlPlane {
         let endpoint = config.advertise.unwrap_or_else(|| grpc_addr.to_string());
         let gateway =
             services::gateway::Service(Gateway::new(registry.clone(), env.clone(), life.clone(), endpoint));
+        let schedules = Schedules::open(store.clone(), &runs);
+        let webhooks = Webhooks::open(store, &runs, config.private_webhooks);
         let readiness = Readiness::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
@@ -153,6 +166,8 @@ impl ControlPlane {
             registry,
             catalog,
             runs: runs.clone(),
+            schedules,
+            webhooks,
             nodes: nodes.clone(),
             env,
             readiness: readiness.clone(),

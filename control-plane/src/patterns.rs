@@ -1,11 +1,13 @@
-//! The catalogue of patterns: those in the binary, and a directory whose files take their place.
+//! The catalogue of patterns: those in the binary, a directory whose files take their place, and what each tenant
+//! uploads.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use jsonschema::Validator;
-use parallax_prism::{CompileOptions, Diagnostic, Profile, Program};
-use parallax_runtime::nearest::nearest;
-use serde_json::Value as Json;
+use parallax_prism::{CheckOptions, CompileOptions, Diagnostic, Profile, Program, Severity, check};
+use parallax_runtime::{env::Env, lifecycle::Lifecycle, nearest::nearest, store::RegistryStore};
+use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -13,10 +15,15 @@ use crate::error::{Error, Result};
 
 mod header;
 mod input;
+mod library;
+mod uploads;
 pub use header::Header;
+pub use library::Library;
+pub use uploads::Upload;
+use uploads::Uploads;
 
-/// The files of `patterns/`, as they were when this was built: name and text. The build script lists them.
-const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
+/// How often the directory is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A pattern that can be run.
 pub struct Pattern {
@@ -25,14 +32,14 @@ pub struct Pattern {
     /// SHA-256 of the script, in hex.
     pub hash: String,
     pub program: Program,
-    /// The file it came from; `(embedded)` stands before those in the binary.
+    /// The file it came from; `(embedded)` stands before those in the binary, `(uploaded)` before what was uploaded.
     pub origin: String,
     /// Of the header's `@input`.
     input: Option<Validator>,
 }
 
-/// A file that is no pattern: what is wrong, as a person reads it.
-#[derive(Debug, Error)]
+/// A script that is no pattern: what is wrong, as a person reads it.
+#[derive(Clone, Debug, Error)]
 #[error("{origin} is not a valid pattern:\n{report}")]
 pub struct InvalidPattern {
     pub origin: String,
@@ -46,7 +53,27 @@ pub enum CatalogError {
     #[error("cannot read the pattern directory {path}: {source}")]
     Read { path: String, source: std::io::Error },
     #[error(transparent)]
-    Invalid(#[from] InvalidPattern),
+    Invalid(#[from] Arc<InvalidPattern>),
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl InvalidPattern {
+    /// What is wrong, as programs read it: severity, message and line of each.
+    #[must_use]
+    pub fn findings(&self) -> Json {
+        if !self.diagnostics.is_empty() {
+            return json!(self.diagnostics);
+        }
+        // A header's problems are lines, most with a number before them.
+        let finding = |problem: &str| {
+            let place =
+                problem.split_once(": ").and_then(|(line, rest)| Some((line.parse::<u32>().ok()?, rest)));
+            let (line, message) = place.map_or((None, problem), |(line, rest)| (Some(line), rest));
+            json!({"code": "header", "severity": "error", "file": self.origin, "line": line, "message": message})
+        };
+        self.report.lines().map(finding).collect()
+    }
 }
 
 impl Pattern {
@@ -66,6 +93,48 @@ impl Pattern {
         })?;
         let hash = Sha256::digest(script).iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { header, script: script.to_owned(), hash, program, origin: origin.to_owned(), input })
+    }
+
+    /// The same, and what compiles but is wrong all the same: unknown names, unreachable arms, a result without
+    /// confidence. Gives what is doubtful beside the pattern.
+    ///
+    /// # Errors
+    /// All that is wrong, with places.
+    pub fn validate(origin: &str, script: &str) -> Result<(Self, Vec<Diagnostic>), InvalidPattern> {
+        let pattern = Self::parse(origin, script)?;
+        let options = CompileOptions { name: origin.to_owned(), ..CompileOptions::default() };
+        let mut found = check(script, &options, &CheckOptions { pattern: true, ..CheckOptions::default() });
+        found.sort_by_key(|found| found.severity != Severity::Error);
+        if found.iter().all(|found| found.severity != Severity::Error) {
+            return Ok((pattern, found));
+        }
+        let report: Vec<_> = found.iter().map(|found| found.render(script)).collect();
+        Err(InvalidPattern { origin: origin.to_owned(), report: report.join("\n"), diagnostics: found })
+    }
+
+    /// Checks that it is the one that the caller speaks of; an empty text means whichever.
+    ///
+    /// # Errors
+    /// Its header names another.
+    pub fn is_called(&self, name: &str, version: &str) -> Result<()> {
+        let Header { name: own, version: at, .. } = &self.header;
+        if !name.is_empty() && normal(name) != normal(own) {
+            return Err(Error::Invalid {
+                field: "name",
+                problem: format!("\"{name}\" is not its @name, {own}"),
+            });
+        }
+        if !version.is_empty() && version != at {
+            let problem = format!("\"{version}\" is not its @version, {at}");
+            return Err(Error::Invalid { field: "version", problem });
+        }
+        Ok(())
+    }
+
+    /// `name@version`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}@{}", kebab(&self.header.name), self.header.version)
     }
 
     /// Whether a run can begin with this input.
@@ -90,74 +159,152 @@ pub fn compile(name: &str, script: &str) -> Result<Program, Vec<Diagnostic>> {
     Program::compile(script, &options)
 }
 
-/// All patterns by name.
+/// All patterns by name, tenant and version: what a tenant has uploaded stands before the files of the directory, and
+/// these before what is in the binary. Cheap to clone.
 #[derive(Clone)]
 pub struct Catalog {
-    patterns: Arc<BTreeMap<String, Arc<Pattern>>>,
+    library: Arc<ArcSwap<Library>>,
+    uploads: Arc<Uploads>,
+}
+
+/// One of a pattern's versions.
+pub struct Version {
+    pub pattern: Arc<Pattern>,
+    /// Of one that was uploaded.
+    pub upload: Option<Arc<Upload>>,
+    /// Whether it is what the bare name means.
+    pub current: bool,
 }
 
 impl Catalog {
-    /// The embedded patterns, with those of `directory` (its `*.prism` files) beside or in place of them.
+    /// Reads the library and what has been uploaded, and follows both: the directory by looking at it every
+    /// second, the store by its watch.
     ///
     /// # Errors
-    /// A directory that cannot be read, a file that is no pattern, a name that stands twice.
-    pub fn open(directory: Option<&Path>) -> Result<Self, CatalogError> {
-        let mut patterns = BTreeMap::new();
-        for (file, script) in EMBEDDED {
-            let pattern = Pattern::parse(&format!("(embedded) {file}"), script)?;
-            patterns.insert(normal(&pattern.header.name), Arc::new(pattern));
+    /// As [`Library::open`]; the store's.
+    pub async fn open(
+        directory: Option<&Path>,
+        store: Arc<dyn RegistryStore>,
+        env: Arc<dyn Env>,
+        life: &Lifecycle,
+    ) -> Result<Self, CatalogError> {
+        let library = Arc::new(ArcSwap::from_pointee(Library::open(directory)?));
+        let uploads = Arc::new(Uploads::open(store, env, life).await?);
+        if directory.is_some() {
+            life.spawn_until_stopped("pattern directory", follow(library.clone()));
         }
-        let Some(directory) = directory else { return Ok(Self { patterns: Arc::new(patterns) }) };
-        let unreadable =
-            |path: &Path, source| CatalogError::Read { path: path.display().to_string(), source };
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(directory).map_err(|e| unreadable(directory, e))? {
-            let path = entry.map_err(|e| unreadable(directory, e))?.path();
-            if path.extension().is_some_and(|extension| extension == "prism") {
-                files.push(path);
-            }
-        }
-        files.sort();
-        let mut seen: BTreeMap<String, String> = BTreeMap::new();
-        for path in files {
-            let script = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?;
-            let pattern = Pattern::parse(&path.display().to_string(), &script)?;
-            let name = normal(&pattern.header.name);
-            if let Some(other) = seen.insert(name.clone(), pattern.origin.clone()) {
-                let report = format!("@name {} stands in {other} as well; rename one", pattern.header.name);
-                return Err(InvalidPattern { origin: pattern.origin, report, diagnostics: vec![] }.into());
-            }
-            patterns.insert(name, Arc::new(pattern));
-        }
-        Ok(Self { patterns: Arc::new(patterns) })
+        Ok(Self { library, uploads })
     }
 
-    /// A pattern by its name, in `CamelCase`, `kebab-case` or `snake_case`; an empty version means whichever
-    /// there is.
+    /// A pattern by its name, in `CamelCase`, `kebab-case` or `snake_case`; an empty version means the current one.
     ///
     /// # Errors
-    /// No such name, with the nearest ones; another version.
-    pub fn get(&self, name: &str, version: &str) -> Result<Arc<Pattern>> {
-        let Some(pattern) = self.patterns.get(&normal(name)) else {
-            let known = self.patterns.values().map(|pattern| kebab(&pattern.header.name)).collect::<Vec<_>>();
-            let nearest = nearest(&kebab(name), known.iter().map(String::as_str));
-            let nearest = nearest.into_iter().map(str::to_owned).collect();
-            return Err(Error::NoPattern { name: name.to_owned(), nearest });
+    /// No such name, with the nearest ones; no such version, with those there are; an upload of an earlier release
+    /// that is no valid pattern now.
+    pub fn get(&self, tenant: &str, name: &str, version: &str) -> Result<Arc<Pattern>> {
+        let (normal, library) = (normal(name), self.library.load());
+        let upload = match version {
+            "" => self.uploads.current(tenant, &normal),
+            version => self.uploads.get(tenant, &normal, version),
         };
-        if !version.is_empty() && version != pattern.header.version {
-            return Err(Error::NoVersion {
-                name: pattern.header.name.clone(),
-                asked: version.to_owned(),
-                current: pattern.header.version.clone(),
-            });
+        if let Some(upload) = upload {
+            return Ok(upload.pattern()?);
         }
-        Ok(pattern.clone())
+        let found = library.named(&normal).find(|p| version.is_empty() || p.header.version == version);
+        if let Some(pattern) = found {
+            return Ok(pattern.clone());
+        }
+        let there = self.versions(tenant, name)?;
+        let there = there.iter().map(|version| version.pattern.header.version.clone()).collect();
+        Err(Error::NoVersion { name: name.to_owned(), asked: version.to_owned(), there })
     }
 
-    /// All of them, by name.
-    pub fn list(&self) -> impl Iterator<Item = &Arc<Pattern>> {
-        self.patterns.values()
+    /// All versions of a pattern: first those that were uploaded, then the directory's and the binary's.
+    ///
+    /// # Errors
+    /// No such name, with the nearest ones.
+    pub fn versions(&self, tenant: &str, name: &str) -> Result<Vec<Version>> {
+        let (normal, library) = (normal(name), self.library.load());
+        let current = self.uploads.current(tenant, &normal);
+        let mut versions = Vec::new();
+        for upload in self.uploads.versions(tenant, &normal) {
+            // What is no pattern any more cannot be rolled back to.
+            let Ok(pattern) = upload.pattern() else { continue };
+            let current = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &upload));
+            versions.push(Version { pattern, upload: Some(upload), current });
+        }
+        let mut bare = current.is_none();
+        for pattern in library.named(&normal) {
+            versions.push(Version { pattern: pattern.clone(), upload: None, current: bare });
+            bare = false;
+        }
+        if versions.is_empty() {
+            return Err(unknown(name, &self.list(tenant)));
+        }
+        Ok(versions)
     }
+
+    /// What each name means to a tenant, by name.
+    #[must_use]
+    pub fn list(&self, tenant: &str) -> Vec<Arc<Pattern>> {
+        let library = self.library.load();
+        let all = library.list().map(|pattern| (normal(&pattern.header.name), pattern.clone()));
+        let mut all: BTreeMap<String, Arc<Pattern>> = all.collect();
+        all.extend(
+            self.uploads.all(tenant).filter_map(|(name, upload)| Some((name, upload.pattern().ok()?))),
+        );
+        all.into_values().collect()
+    }
+
+    /// The files of the directory that are not in force, and why.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Arc<InvalidPattern>> {
+        self.library.load().problems().cloned().collect()
+    }
+
+    /// Keeps a version of a pattern, and makes it the current one. One that is there already with the same script
+    /// is as good; with another script it is replaced if `overwrite` says so.
+    ///
+    /// # Errors
+    /// A version that is there with another script; a header or a script that is too large to be kept; the store's.
+    pub async fn upload(&self, tenant: &str, pattern: &Pattern, by: &str, overwrite: bool) -> Result<()> {
+        self.uploads.put(tenant, &normal(&pattern.header.name), pattern, by, overwrite).await
+    }
+
+    /// Makes a version that was uploaded the current one.
+    ///
+    /// # Errors
+    /// None such was uploaded; the store's.
+    pub async fn roll_back(&self, tenant: &str, name: &str, version: &str) -> Result<()> {
+        self.uploads.choose(tenant, &normal(name), version).await
+    }
+
+    /// Deletes what was uploaded under a name: all of it, or one version that is not the current one.
+    ///
+    /// # Errors
+    /// Nothing such was uploaded; the current version; the store's.
+    pub async fn delete(&self, tenant: &str, name: &str, version: Option<&str>) -> Result<()> {
+        self.uploads.delete(tenant, &normal(name), version).await
+    }
+}
+
+/// Looks at the directory again and again.
+async fn follow(library: Arc<ArcSwap<Library>>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let before = library.load_full();
+        // Files are read where that holds up nobody.
+        let look = tokio::task::spawn_blocking(move || before.look());
+        if let Ok(Some(changed)) = look.await {
+            library.store(Arc::new(changed));
+        }
+    }
+}
+
+fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a Arc<Pattern>>) -> Error {
+    let known: Vec<_> = known.into_iter().map(|pattern| kebab(&pattern.header.name)).collect();
+    let nearest = nearest(&kebab(name), known.iter().map(String::as_str));
+    Error::NoPattern { name: name.to_owned(), nearest: nearest.into_iter().map(str::to_owned).collect() }
 }
 
 /// The same for all three spellings of a name.
@@ -179,37 +326,4 @@ pub fn kebab(name: &str) -> String {
         }
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_resolves_in_all_three_spellings_and_the_nearest_is_offered() {
-        let catalog = Catalog::open(None).unwrap();
-        for name in ["ConsensusBuilder", "consensus-builder", "consensus_builder"] {
-            assert_eq!(catalog.get(name, "").unwrap().header.name, "ConsensusBuilder");
-        }
-        let message = catalog.get("consensus-bilder", "").err().unwrap().to_string();
-        assert!(message.contains("did you mean consensus-builder?"), "{message}");
-        assert!(matches!(catalog.get("voting", "99.0.0"), Err(Error::NoVersion { .. })));
-    }
-
-    #[test]
-    fn a_directory_overrides_and_a_broken_file_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = "/**\n * @name voting\n * @version 9.0.0\n * @description mine\n */\n1 ~> 0.5\n";
-        std::fs::write(dir.path().join("mine.prism"), script).unwrap();
-        let catalog = Catalog::open(Some(dir.path())).unwrap();
-        assert_eq!(catalog.get("Voting", "9.0.0").unwrap().script, script);
-        assert_eq!(catalog.list().count(), EMBEDDED.len());
-
-        std::fs::write(dir.path().join("twice.prism"), script).unwrap();
-        let message = Catalog::open(Some(dir.path())).err().unwrap().to_string();
-        assert!(message.contains("twice.prism") && message.contains("mine.prism"), "{message}");
-        std::fs::write(dir.path().join("twice.prism"), script.replace("1 ~>", "1 +* ~>")).unwrap();
-        let message = Catalog::open(Some(dir.path())).err().unwrap().to_string();
-        assert!(message.contains("twice.prism:6:"), "{message}");
-    }
 }

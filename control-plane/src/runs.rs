@@ -102,8 +102,10 @@ struct Inner {
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub pattern: String,
-    /// Empty means whichever there is.
+    /// Empty means the current one.
     pub version: String,
+    /// To run in place of a pattern of the catalogue.
+    pub script: Option<String>,
     pub input: Json,
     pub options: Options,
     /// The run that this one does over.
@@ -182,7 +184,11 @@ impl Runs {
         if self.context().life.is_stopping() {
             return Err(Error::Stopping);
         }
-        let pattern = self.context().catalog.get(&request.pattern, &request.version)?;
+        let adhoc = request.script.is_some();
+        let pattern = match request.script {
+            Some(script) => Arc::new(Pattern::validate("(adhoc)", &script)?.0),
+            None => self.context().catalog.get(&key.tenant, &request.pattern, &request.version)?,
+        };
         pattern.accept(&request.input)?;
         let requirements = &pattern.header.requirements;
         let wanted = [&requirements.capabilities[..], &request.options.capabilities].concat();
@@ -204,6 +210,7 @@ impl Runs {
             input: request.input,
             options: request.options,
             agents: agents.iter().map(|agent| (**agent).clone()).collect(),
+            adhoc,
             origin: request.origin,
         };
         let at = self.context().env.now();
@@ -384,7 +391,7 @@ impl Runs {
         self.0.watches.of(key)
     }
 
-    /// Starts a new run of the same pattern, in its present version, with the same input and options.
+    /// Starts a new run of the same pattern, in its current version, with the same input and options.
     ///
     /// # Errors
     /// As [`Runs::start`]; a run that has not ended.
@@ -397,6 +404,7 @@ impl Runs {
         let request = Request {
             pattern: start.pattern,
             version: String::new(),
+            script: start.adhoc.then_some(run.script),
             input: start.input,
             options: start.options,
             origin: Some(Origin { run: key.id.clone(), from: None }),

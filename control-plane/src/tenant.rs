@@ -8,3 +8,9 @@ use parallax_security::Peer;
 pub fn of(peer: &Peer) -> &str {
     peer.identity.as_ref().map_or(DEFAULT_TENANT, |identity| &identity.tenant)
 }
+
+/// Who a peer is, for records.
+#[must_use]
+pub fn who(peer: &Peer) -> String {
+    peer.identity.as_ref().map_or_else(|| "a plaintext peer".to_owned(), ToString::to_string)
+}

@@ -173,6 +173,7 @@ mod tests {
             input: json!(null),
             options: parallax_runtime::run::Options::default(),
             agents: vec![],
+            adhoc: false,
             origin: None,
         };
         let entries: Vec<Entry> = [

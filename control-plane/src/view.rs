@@ -63,6 +63,23 @@ pub fn nested(run: &Run) -> Vec<RunKey> {
     open.into_iter().map(|effect| run.summary.key.nested(effect)).collect()
 }
 
+/// The types of what clients are told.
+pub const KINDS: [&str; 10] = [
+    "started",
+    "agents_selected",
+    "agent_started",
+    "agent_completed",
+    "agent_failed",
+    "agents_completed",
+    "progress",
+    "completed",
+    "failed",
+    "cancelled",
+];
+
+/// The last that a client has been told, as [`Happening::at`] names it; `None` means nothing yet.
+pub type Cursor = Option<(u64, usize)>;
+
 /// What clients are told of a run as it goes on.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

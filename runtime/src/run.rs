@@ -67,6 +67,9 @@ pub struct Start {
     pub options: Options,
     /// The agents that the pattern may ask, in the order it sees them.
     pub agents: Vec<Agent>,
+    /// Whether the script came with the request, and is in no catalogue.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adhoc: bool,
     /// The run that this one does over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,

@@ -25,7 +25,8 @@ pub struct Denied {
     pub message: String,
 }
 
-/// A gRPC method or an HTTP path, or everything with a prefix if it ends with `*`, and who may call it.
+/// A gRPC method or an HTTP path, or everything with a prefix if it ends with `*`, and who may call it. A row that
+/// begins with an HTTP method is for that method only.
 struct Row {
     methods: &'static str,
     callers: &'static [Kind],
@@ -60,10 +61,18 @@ const TABLE: &[Row] = &[
     row("/health", ANYONE),
     row("/health/*", ANYONE),
     row("/metrics", ANYONE),
+    // What is uploaded or scheduled is run for others too.
+    row("POST /api/patterns", &[Operator]),
+    row("POST /api/patterns/upload", &[Operator]),
+    row("PUT /api/patterns/*", &[Operator]),
+    row("DELETE /api/patterns/*", &[Operator]),
+    row("POST /api/executions/adhoc", &[Operator]),
+    row("/api/schedules*", &[Operator]),
     row("/api/*", &[Operator, Agent]),
 ];
 
-/// Whether `peer` may call `method` (`/package.Service/Method`). Costs no allocation when it may.
+/// Whether `peer` may call `method`: `/package.Service/Method`, or `POST /a/path` over HTTP. Costs no allocation
+/// when it may.
 ///
 /// A plaintext peer from loopback counts as a local operator and agent, never as a plane.
 pub fn check(peer: &Peer, method: &str) -> Result<(), Denied> {
@@ -78,6 +87,8 @@ pub fn check(peer: &Peer, method: &str) -> Result<(), Denied> {
 
 impl Row {
     fn covers(&self, method: &str) -> bool {
+        let path = method.split_once(' ').map_or(method, |(_, path)| path);
+        let method = if self.methods.starts_with('/') { path } else { method };
         self.methods.strip_suffix('*').map_or(self.methods == method, |prefix| method.starts_with(prefix))
     }
 }
@@ -138,10 +149,19 @@ mod tests {
         ("/parallax.confidence.ConfidenceAgent/Analyze", "CDAOL"),
         ("/grpc.health.v1.Health/Check", "CDAOL"),
         ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "CDAOL"),
-        ("/health", "CDAOL"),
+        ("GET /health", "CDAOL"),
         ("/health/ready", "CDAOL"),
         ("/metrics", "CDAOL"),
-        ("/api/agents", "AOL"),
+        ("POST /api/patterns", "OL"),
+        ("POST /api/patterns/upload", "OL"),
+        ("PUT /api/patterns/x/current", "OL"),
+        ("DELETE /api/patterns/x", "OL"),
+        ("GET /api/patterns", "AOL"),
+        ("POST /api/patterns/x/execute", "AOL"),
+        ("POST /api/executions/adhoc", "OL"),
+        ("GET /api/schedules", "OL"),
+        ("POST /api/schedules/x/trigger", "OL"),
+        ("GET /api/agents", "AOL"),
         // Not in the table.
         ("/healthy", ""),
         ("/parallax.registry.Registry/Purge", ""),

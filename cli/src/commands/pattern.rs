@@ -5,26 +5,46 @@ mod explain;
 use std::path::{Path, PathBuf};
 
 use parallax_control_plane::{Pattern as Parsed, kebab};
-use parallax_prism::{CheckOptions, CompileOptions, Severity, check};
 use serde_json::{Value as Json, json};
 
-use super::print;
+use super::{print, read};
 use crate::{
     api::Api,
     args::{Args, Pattern},
     exit::{Exit, Result},
-    render::{pretty, short, table, value},
+    render::{clean, pretty, short, table, value},
 };
 
 pub(super) async fn run(args: &Args, command: &Pattern) -> Result {
     match command {
         Pattern::List { json } => list(args, *json).await,
-        Pattern::Show { name } => {
-            let pattern = Api::connect(args).await?.get(&format!("/api/patterns/{name}")).await?;
+        Pattern::Show { name, version } => {
+            let version = version.as_ref().map(|version| format!("?version={version}")).unwrap_or_default();
+            let pattern = Api::connect(args).await?.get(&format!("/api/patterns/{name}{version}")).await?;
             print(pattern["script"].as_str().unwrap_or_default());
             Ok(())
         }
         Pattern::Explain(options) => explain::run(args, options).await,
+        Pattern::Upload { file, overwrite } => {
+            let body = json!({"filename": file, "content": read(file)?, "overwrite": overwrite});
+            let answer = Api::connect(args).await?.post("/api/patterns/upload", &body).await?;
+            print(value(&answer["message"]));
+            Ok(())
+        }
+        Pattern::Versions { name, json } => versions(args, name, *json).await,
+        Pattern::Rollback { name, version } => {
+            let path = format!("/api/patterns/{name}/current");
+            Api::connect(args).await?.put(&path, &json!({"version": version})).await?;
+            print(format_args!("{}@{version} is the current version", kebab(name)));
+            Ok(())
+        }
+        Pattern::Delete { name, version } => {
+            let query = version.as_ref().map(|version| format!("?version={version}")).unwrap_or_default();
+            Api::connect(args).await?.delete(&format!("/api/patterns/{name}{query}")).await?;
+            let version = version.as_ref().map(|version| format!("@{version}")).unwrap_or_default();
+            print(format_args!("{}{version} deleted", kebab(name)));
+            Ok(())
+        }
         Pattern::Validate { path, json } => validate(path, *json),
     }
 }
@@ -46,6 +66,27 @@ async fn list(args: &Args, json: bool) -> Result {
         ]
     });
     print(table(&["NAME", "VERSION", "AGENTS", "DESCRIPTION"], rows.collect(), "there are no patterns"));
+    for problem in answer["problems"].as_array().into_iter().flatten() {
+        print(format_args!("\nnot in force: {}", value(&problem["file"])));
+        problem["report"].as_str().unwrap_or_default().lines().for_each(|line| print(clean(line)));
+    }
+    Ok(())
+}
+
+async fn versions(args: &Args, name: &str, json: bool) -> Result {
+    let answer = Api::connect(args).await?.get(&format!("/api/patterns/{name}/versions")).await?;
+    if json {
+        print(pretty(&answer));
+        return Ok(());
+    }
+    let rows = answer["versions"].as_array().into_iter().flatten().map(|version| {
+        let current = if version["current"] == true { "current" } else { "" };
+        let hash = short(&value(&version["hash"]), 13);
+        let mut row = vec![value(&version["version"]), current.to_owned(), hash];
+        row.extend(["uploadedAt", "uploadedBy", "origin"].map(|field| value(&version[field])));
+        row
+    });
+    print(table(&["VERSION", "", "HASH", "UPLOADED", "BY", "ORIGIN"], rows.collect(), "there are none"));
     Ok(())
 }
 
@@ -54,35 +95,17 @@ fn validate(path: &Path, as_json: bool) -> Result {
     let mut broken = 0;
     let mut report = Vec::new();
     for file in &files {
-        let script =
-            std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("{}: {e}", file.display())))?;
-        let name = file.display().to_string();
-        let outcome = Parsed::parse(&name, &script);
-        // What compiles may still be wrong: unknown names, unreachable arms, a result without confidence.
-        let options = CompileOptions { name, ..CompileOptions::default() };
-        let found = match &outcome {
-            Ok(_) => check(&script, &options, &CheckOptions { pattern: true, ..CheckOptions::default() }),
-            Err(_) => vec![],
-        };
-        let valid = outcome.is_ok() && found.iter().all(|found| found.severity != Severity::Error);
-        broken += usize::from(!valid);
-        if as_json {
-            report.push(match &outcome {
-                Ok(_) => json!({"file": file, "valid": valid, "errors": found}),
-                Err(e) if e.diagnostics.is_empty() => {
-                    json!({"file": file, "valid": false, "errors": [e.report]})
-                }
-                Err(e) => json!({"file": file, "valid": false, "errors": e.diagnostics}),
-            });
-        } else {
-            found.iter().for_each(|found| print(found.render(&script)));
-            match &outcome {
-                Ok(pattern) if valid => {
-                    print(format_args!("{}: {} is valid", file.display(), pattern.header.name));
-                }
-                Ok(pattern) => print(format_args!("{}: {} is wrong", file.display(), pattern.header.name)),
-                Err(e) => print(e),
+        let (name, script) = (file.display().to_string(), read(file)?);
+        let outcome = Parsed::validate(&name, &script);
+        broken += usize::from(outcome.is_err());
+        match outcome {
+            Ok((_, found)) if as_json => report.push(json!({"file": file, "valid": true, "errors": found})),
+            Err(e) if as_json => report.push(json!({"file": file, "valid": false, "errors": e.findings()})),
+            Ok((pattern, found)) => {
+                found.iter().for_each(|found| print(found.render(&script)));
+                print(format_args!("{name}: {} is valid", pattern.header.name));
             }
+            Err(e) => print(e),
         }
     }
     if as_json {

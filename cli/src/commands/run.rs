@@ -1,10 +1,10 @@
 //! `parallax run`.
 
-use std::io::Read;
+use std::{io::Read, path::Path};
 
 use serde_json::{Value as Json, json};
 
-use super::{print, runs::happening};
+use super::{print, read, runs::happening};
 use crate::{
     api::Api,
     args::{Args, Run},
@@ -13,26 +13,30 @@ use crate::{
 };
 
 pub(super) async fn run(args: &Args, run: &Run) -> Result {
-    if run.pattern.ends_with(".prism") {
-        let message = "a file is not run yet: put it into the pattern directory (`parallax start --patterns DIR`) and name it";
-        return Err(Exit::usage(message));
-    }
-    let input = input(run)?;
+    let input = input(run.input.as_deref(), run.file.as_deref())?;
     let mut options = json!({});
     if let Some(timeout) = run.timeout {
         options["timeout"] = json!(parallax_runtime::env::millis(timeout));
     }
+    let mut body = json!({"input": input, "options": options});
+    let path = if run.pattern.ends_with(".prism") {
+        body["script"] = read(Path::new(&run.pattern))?.into();
+        "/api/executions/adhoc".to_owned()
+    } else {
+        format!("/api/patterns/{}/execute", run.pattern)
+    };
     let mut api = Api::connect(args).await?;
     let execution = &if run.watch {
-        let body = json!({"patternName": run.pattern, "input": input, "options": options});
-        let accepted = api.post("/api/executions", &body).await?;
-        let id = value(&accepted["id"]);
-        let show = |event: &Json| print(if run.json { event.to_string() } else { happening(event) });
-        api.events(&format!("/api/executions/{id}/events/stream"), show).await?;
+        body["options"]["stream"] = true.into();
+        let mut id = String::new();
+        let show = |event: &Json| {
+            id = value(&event["executionId"]);
+            print(if run.json { event.to_string() } else { happening(event) });
+        };
+        api.events(&path, Some(&body), show).await?;
         api.get(&format!("/api/executions/{id}")).await?
     } else {
-        let path = format!("/api/patterns/{}/execute", run.pattern);
-        api.post(&path, &json!({"input": input, "options": options})).await?["execution"].take()
+        api.post(&path, &body).await?["execution"].take()
     };
     print(match run.json {
         // A line like the events before it.
@@ -64,9 +68,10 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
     }
 }
 
-fn input(run: &Run) -> Result<Json> {
-    let (text, origin) = match (&run.input, &run.file) {
-        (Some(text), _) => (text.clone(), "--input".to_owned()),
+/// As `--input` or `--file` gives it; null without either.
+pub(super) fn input(text: Option<&str>, file: Option<&Path>) -> Result<Json> {
+    let (text, origin) = match (text, file) {
+        (Some(text), _) => (text.to_owned(), "--input".to_owned()),
         (None, None) => return Ok(Json::Null),
         (None, Some(file)) if file.as_os_str() == "-" => {
             let mut text = String::new();
@@ -75,10 +80,7 @@ fn input(run: &Run) -> Result<Json> {
                 .map_err(|e| Exit::usage(format!("standard input: {e}")))?;
             (text, "standard input".to_owned())
         }
-        (None, Some(file)) => {
-            let name = file.display().to_string();
-            (std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("{name}: {e}")))?, name)
-        }
+        (None, Some(file)) => (read(file)?, file.display().to_string()),
     };
     serde_json::from_str(&text).map_err(|e| Exit::usage(format!("{origin} is not JSON: {e}")))
 }

@@ -30,7 +30,7 @@ pub(super) async fn run(args: &Args, command: &Runs) -> Result {
             let after = after.as_ref().map(|after| format!("?after={after}")).unwrap_or_default();
             let path = format!("/api/executions/{id}/events/stream{after}");
             let show = |event: &Json| print(if *json { event.to_string() } else { happening(event) });
-            Api::connect(args).await?.events(&path, show).await?;
+            Api::connect(args).await?.events(&path, None, show).await?;
         }
         Runs::Timeline { id, json } => {
             let answer = Api::connect(args).await?.get(&format!("/api/executions/{id}/timeline")).await?;

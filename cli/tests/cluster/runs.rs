@@ -62,7 +62,7 @@ async fn ended(world: &World, id: &str) -> Json {
         world
             .api()
             .await
-            .events(&format!("/api/executions/{id}/events/stream"), |event| last = event.clone()),
+            .events(&format!("/api/executions/{id}/events/stream"), None, |event| last = event.clone()),
     )
     .await
     .unwrap();
@@ -194,7 +194,7 @@ async fn events_stream_as_they_happen_and_resume_by_cursor() {
     let mut api = world.api().await;
     let path = format!("/api/executions/{id}/events/stream");
     let watching = tokio::spawn(async move {
-        api.events(&path, |event| seeing.send(event.clone()).unwrap()).await.unwrap();
+        api.events(&path, None, |event| seeing.send(event.clone()).unwrap()).await.unwrap();
     });
     let mut events = vec![];
     while events.last().is_none_or(|event: &Json| event["type"] != "agent_started") {
@@ -216,7 +216,7 @@ async fn events_stream_as_they_happen_and_resume_by_cursor() {
     for (at, event) in events.iter().enumerate() {
         let mut rest = vec![];
         let path = format!("/api/executions/{id}/events/stream?after={}", event["id"].as_str().unwrap());
-        soon(world.api().await.events(&path, |event| rest.push(event.clone()))).await.unwrap();
+        soon(world.api().await.events(&path, None, |event| rest.push(event.clone()))).await.unwrap();
         assert_eq!(rest, events[at + 1..], "without gap or duplicate");
     }
     let bad = world.api().await.get(&format!("/api/executions/{id}/events?after=x")).await.unwrap_err();

@@ -9,7 +9,10 @@ use futures::{
 use parallax_runtime::run::{Entry, Run, RunKey, Summary};
 
 use super::Runs;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    view::{Cursor, Happening, happenings},
+};
 
 /// How often a run is looked at when no hint comes.
 const POLL: Duration = Duration::from_secs(1);
@@ -21,6 +24,16 @@ pub struct Stretch {
     pub entries: Vec<Entry>,
     /// What the run is with them.
     pub summary: Summary,
+}
+
+impl Stretch {
+    /// What it says to clients that have heard up to `after`.
+    #[must_use]
+    pub fn happenings(&self, after: Cursor) -> Vec<Happening> {
+        let all = (self.from..).zip(&self.entries);
+        let all = all.flat_map(|(position, entry)| happenings(position, entry, &self.summary));
+        all.filter(|happening| after.is_none_or(|after| after < happening.at)).collect()
+    }
 }
 
 impl Runs {

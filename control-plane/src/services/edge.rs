@@ -7,7 +7,7 @@ use ::http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN},
 };
 use axum::{
-    Json, Router,
+    Router,
     body::{Body, to_bytes},
     extract::MatchedPath,
     middleware::{self, Next},
@@ -23,6 +23,7 @@ use parallax_security::{
 };
 use parallax_telemetry::{metrics::ControlPlaneMetrics, propagate};
 use serde::Serialize;
+use serde_json::Value;
 use thiserror::Error;
 use tonic::Status;
 use tracing::{Instrument, info_span};
@@ -94,7 +95,12 @@ impl Coded for Refused {
 
 fn check(request: &Request<Body>) -> Result<(), Refused> {
     let peer = request.extensions().get::<Peer>().expect("runtime::serve names the peer of each request");
-    Ok(access::check(peer, request.uri().path())?)
+    let path = request.uri().path();
+    // By the path, not by what the request says of itself.
+    if path.starts_with("/api/") {
+        return Ok(access::check(peer, &format!("{} {path}", request.method()))?);
+    }
+    Ok(access::check(peer, path)?)
 }
 
 /// Why a plaintext request does not come from this machine's own programs, though its connection does: a web page
@@ -116,15 +122,21 @@ fn foreign(request: &Request<Body>) -> Option<String> {
 
 /// An error as problem+json.
 pub fn respond(error: &dyn Coded) -> Response {
-    let (status, body) = problem(error);
-    let mut response = (status, Json(body)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
-    response
+    answer(problem(error))
+}
+
+fn answer(problem: (StatusCode, Value)) -> Response {
+    let (status, body) = problem;
+    (status, [(CONTENT_TYPE, PROBLEM)], body.to_string()).into_response()
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        respond(&self)
+        let (status, mut body) = problem(&self);
+        if let Self::InvalidPattern(invalid) = &self {
+            body["diagnostics"] = invalid.findings();
+        }
+        answer((status, body))
     }
 }
 
@@ -172,6 +184,10 @@ pub struct Problem {
     error: String,
     /// A stable name, `PARALLAX-<AREA>-<nnn>`.
     code: String,
+    /// Of a script that is no pattern: what is wrong with it, as programs read it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    diagnostics: Option<Value>,
 }
 
 /// What the router refuses before a handler sees it (a path, a method, a body that is too large) as a problem.
@@ -201,6 +217,7 @@ async fn as_problem(response: Response, method: &Method, path: &str) -> Response
         error: detail.clone(),
         detail,
         code: format!("PARALLAX-API-{}", parts.status.as_u16()),
+        diagnostics: None,
     };
     let body = serde_json::to_vec(&problem).expect("a problem is plain data");
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));

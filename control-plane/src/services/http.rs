@@ -21,6 +21,8 @@ use crate::{
     patterns::Catalog,
     registry::Registry,
     runs::Runs,
+    schedules::Schedules,
+    webhooks::Webhooks,
 };
 
 mod agents;
@@ -29,7 +31,9 @@ mod executions;
 mod license;
 mod openapi;
 mod patterns;
+mod schedules;
 mod stats;
+mod uploads;
 
 /// Largest body that is read, in bytes.
 pub const MAX_BODY: usize = 16 << 20;
@@ -39,6 +43,8 @@ pub struct Api {
     pub registry: Registry,
     pub catalog: Catalog,
     pub runs: Runs,
+    pub schedules: Schedules,
+    pub webhooks: Webhooks,
     pub nodes: Nodes,
     pub env: Arc<dyn Env>,
     pub readiness: Readiness,
@@ -60,12 +66,16 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(agents::show, agents::remove))
         .routes(routes!(agents::health))
         .routes(routes!(agents::test))
-        .routes(routes!(patterns::list))
-        .routes(routes!(patterns::show))
+        .routes(routes!(patterns::list, uploads::create))
+        .routes(routes!(uploads::file))
+        .routes(routes!(patterns::show, uploads::replace, uploads::delete))
+        .routes(routes!(uploads::versions))
+        .routes(routes!(uploads::roll_back))
         .routes(routes!(patterns::validate))
         .routes(routes!(patterns::metrics))
         .routes(routes!(patterns::execute))
         .routes(routes!(executions::list, executions::start))
+        .routes(routes!(patterns::adhoc))
         .routes(routes!(stats::summary))
         .routes(routes!(stats::hourly))
         .routes(routes!(stats::daily))
@@ -77,6 +87,11 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(executions::timeline))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
+        .routes(routes!(schedules::list, schedules::create))
+        .routes(routes!(schedules::show, schedules::replace, schedules::delete))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
+        .routes(routes!(schedules::trigger))
         .routes(routes!(license::show))
         .routes(routes!(license::features))
         .routes(routes!(license::check))
@@ -100,6 +115,8 @@ struct Health {
     services: Services,
     /// What has to be there before it is healthy.
     waiting_for: Vec<String>,
+    /// What is wrong, and keeps it from nothing.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -135,6 +152,8 @@ async fn health(State(api): Shared) -> Response {
         waiting_for.push("registry store".to_owned());
     }
     let nodes = api.nodes.list().len();
+    let problems = api.catalog.problems();
+    let warning = |file: &str| format!("pattern file {file} is not in force; see /api/patterns");
     let body = Health {
         status: if ready { registry } else { "unhealthy" },
         timestamp: api.env.now(),
@@ -144,6 +163,7 @@ async fn health(State(api): Shared) -> Response {
             data_plane: DataPlane { status: word(nodes > 0), nodes },
         },
         waiting_for,
+        warnings: problems.iter().map(|problem| warning(&problem.origin)).collect(),
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()
 }

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use crate::{
     patterns::{self, Header},
     view::{self, calls},
+    webhooks::Hook,
 };
 
 /// Body of `POST /api/patterns/:name/execute`.
@@ -26,23 +27,35 @@ pub struct Execute {
     pub options: ExecuteOptions,
 }
 
-/// Body of `POST /api/executions`.
+/// Body of `POST /api/executions/adhoc`.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Start {
-    /// In any of the three spellings.
-    pub pattern_name: String,
-    /// Empty means whichever there is.
-    #[serde(default)]
-    pub pattern_version: String,
+#[serde(deny_unknown_fields)]
+pub struct Adhoc {
+    pub script: String,
     #[serde(default)]
     pub input: Json,
     #[serde(default)]
     pub options: ExecuteOptions,
 }
 
-/// `options` of [`Execute`] and [`Start`].
-#[derive(Default, Deserialize, ToSchema)]
+/// Body of `POST /api/executions`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Start {
+    /// In any of the three spellings.
+    pub pattern_name: String,
+    /// Empty means the current one.
+    #[serde(default)]
+    pub pattern_version: String,
+    #[serde(default)]
+    pub input: Json,
+    #[serde(default)]
+    pub options: ExecuteOptions,
+    pub webhook: Option<Hook>,
+}
+
+/// `options` of [`Execute`], [`Start`] and their like.
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct ExecuteOptions {
     /// Of the whole run, in milliseconds.
@@ -56,10 +69,24 @@ pub struct ExecuteOptions {
     pub max_agents: Option<u32>,
     /// Answer with the run's events as they happen, as server-sent events. A run that is started and not waited for
     /// is read at its `streamUrl`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
 }
 
 impl ExecuteOptions {
+    /// As a caller would give them.
+    #[must_use]
+    pub fn of(options: &Options) -> Self {
+        Self {
+            timeout: options.timeout.map(millis),
+            max_parallel: options.max_parallel,
+            context: options.context.clone(),
+            capabilities: options.capabilities.clone(),
+            max_agents: options.max_agents,
+            stream: false,
+        }
+    }
+
     /// As a run has them.
     #[must_use]
     pub fn into_options(self) -> Options {
@@ -165,6 +192,8 @@ pub struct Execution {
     /// The run that it does over.
     pub retry_of: Option<String>,
     pub input: Json,
+    /// As it was handed to agents with each call.
+    pub context: BTreeMap<String, String>,
     pub result: Json,
     /// Those that it may ask.
     pub agents: Vec<Named>,
@@ -231,6 +260,7 @@ impl Execution {
             listed: Listed::of(&run.summary),
             retry_of: start.origin.as_ref().map(|origin| origin.run.clone()),
             input: start.input.clone(),
+            context: start.options.context.clone(),
             result: run.value().cloned().unwrap_or_default(),
             agents: named.map(|a| Named { id: a.key.id.clone(), name: a.name.clone() }).collect(),
             calls: calls(run).iter().map(Call::of).collect(),

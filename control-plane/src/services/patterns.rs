@@ -79,25 +79,39 @@ impl pattern_service_server::PatternService for Service {
         &self,
         request: Request<ListPatternsRequest>,
     ) -> Result<Response<ListPatternsResponse>, Status> {
+        let peer = peer(&request);
         let ListPatternsRequest { tags, include_scripts } = request.into_inner();
         let tagged = |pattern: &Pattern| tags.iter().all(|tag| pattern.header.tags.contains(tag));
-        let patterns = self.catalog.list().filter(|pattern| tagged(pattern));
+        let patterns = self.catalog.list(tenant::of(&peer));
+        let patterns = patterns.iter().filter(|pattern| tagged(pattern));
         Ok(Response::new(ListPatternsResponse {
             patterns: patterns.map(|p| to_wire(p, include_scripts)).collect(),
         }))
     }
 
     async fn get_pattern(&self, request: Request<GetPatternRequest>) -> Result<Response<Wire>, Status> {
+        let peer = peer(&request);
         let GetPatternRequest { name, version } = request.into_inner();
-        Ok(Response::new(to_wire(&*self.catalog.get(&name, &version)?, true)))
+        Ok(Response::new(to_wire(&*self.catalog.get(tenant::of(&peer), &name, &version)?, true)))
     }
 
     async fn upload_pattern(
         &self,
-        _: Request<UploadPatternRequest>,
+        request: Request<UploadPatternRequest>,
     ) -> Result<Response<UploadPatternResponse>, Status> {
-        Err(Error::NotServed("UploadPattern is not served yet; put the file into the pattern directory")
-            .into())
+        let peer = peer(&request);
+        let UploadPatternRequest { pattern, overwrite } = request.into_inner();
+        let wire = pattern.unwrap_or_default();
+        let origin = if wire.name.is_empty() { "pattern.prism_script" } else { &wire.name };
+        let (pattern, _) = Pattern::validate(origin, &wire.prism_script).map_err(Error::from)?;
+        pattern.is_called(&wire.name, &wire.version)?;
+        self.catalog.upload(tenant::of(&peer), &pattern, &tenant::who(&peer), overwrite).await?;
+        let id = pattern.id();
+        Ok(Response::new(UploadPatternResponse {
+            success: true,
+            message: format!("{id} is the current version"),
+            pattern_id: id,
+        }))
     }
 }
 
@@ -117,7 +131,7 @@ impl Service {
                 context: options.context.into_iter().collect(),
                 ..Options::default()
             },
-            origin: None,
+            ..runs::Request::default()
         };
         self.runs.start(tenant::of(&peer), request).await
     }

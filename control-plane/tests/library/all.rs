@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use parallax_control_plane::{Catalog, kebab};
+use parallax_control_plane::{Library, kebab};
 use serde_json::{Value as Json, json};
 
 use crate::harness::{Call, Order, Said, agent, pattern, play, play_in, says};
@@ -56,12 +56,12 @@ fn empty(decision: &Json) -> bool {
 fn every_pattern_stands_in_the_samples_and_in_the_readme() {
     let readme = include_str!("../../../patterns/README.md");
     let samples = samples();
-    let catalog = Catalog::open(None).unwrap();
-    let names: Vec<_> = catalog.list().map(|pattern| pattern.header.name.clone()).collect();
+    let library = Library::open(None).unwrap();
+    let names: Vec<_> = library.list().map(|pattern| pattern.header.name.clone()).collect();
     let mut sampled: Vec<_> = samples.iter().map(|(name, _)| (*name).to_owned()).collect();
     sampled.sort_by_key(|name| name.to_lowercase());
     assert_eq!(names, sampled);
-    for pattern in catalog.list() {
+    for pattern in library.list() {
         let name = kebab(&pattern.header.name);
         assert_eq!(pattern.origin, format!("(embedded) {name}.prism"));
         assert_eq!(readme.matches(&format!("| `{name}` |")).count(), 1, "{name} in the README");
@@ -70,7 +70,7 @@ fn every_pattern_stands_in_the_samples_and_in_the_readme() {
 
 #[test]
 fn every_pattern_is_in_the_one_layout() {
-    for pattern in Catalog::open(None).unwrap().list() {
+    for pattern in Library::open(None).unwrap().list() {
         let formatted = parallax_prism::format::format(&pattern.script, &pattern.origin).unwrap();
         assert!(formatted == pattern.script, "{}: `parallax prism fmt patterns` mends it", pattern.origin);
     }
@@ -78,7 +78,7 @@ fn every_pattern_is_in_the_one_layout() {
 
 #[test]
 fn every_pattern_documents_its_input_and_its_confidence() {
-    for pattern in Catalog::open(None).unwrap().list() {
+    for pattern in Library::open(None).unwrap().list() {
         let header = &pattern.header;
         assert!(header.description.contains("s confidence is"), "{}", header.name);
         assert!(header.requirements.min_agents >= 1 && !header.tags.is_empty(), "{}", header.name);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use parallax_control_plane::Catalog;
+use parallax_control_plane::Library;
 use parallax_prism::{CompileOptions, explain::explain};
 
 /// Reads a chart, line by line, and gives the number of its edges.
@@ -50,7 +50,7 @@ fn quoted(label: &str) {
 
 #[test]
 fn every_pattern_has_a_chart_that_can_be_read() {
-    for pattern in Catalog::open(None).unwrap().list() {
+    for pattern in Library::open(None).unwrap().list() {
         let name = &pattern.header.name;
         let said = explain(&pattern.script, &CompileOptions::default()).unwrap();
         assert!(read(&said.mermaid()) > 1 && !said.steps.is_empty(), "{name}: {}", said.mermaid());

@@ -7,5 +7,8 @@ mod leases;
 mod openapi;
 mod patterns;
 mod registry;
+mod schedules;
+mod uploads;
 mod watch;
+mod webhooks;
 mod world;

@@ -106,6 +106,30 @@ async fn answers_are_as_described() {
     checked.get("/api/patterns/{name}", "/api/patterns/voting").await;
     checked.get("/api/patterns/{name}/metrics", "/api/patterns/add/metrics").await;
     checked.call("POST", "/api/patterns/{name}/validate", "/api/patterns/voting/validate", "{}").await;
+    let script = "/** @name Mine\n * @version 1.0.0\n */\n1 ~> 0.5";
+    let upload = json!({"script": script}).to_string();
+    checked.call("POST", "/api/patterns", "/api/patterns", &upload).await;
+    checked.call("PUT", "/api/patterns/{name}", "/api/patterns/mine", &upload).await;
+    let file = json!({"filename": "mine.prism", "content": script}).to_string();
+    checked.call("POST", "/api/patterns/upload", "/api/patterns/upload", &file).await;
+    let refused = checked.call("POST", "/api/patterns", "/api/patterns", "{\"script\": \"1\"}").await;
+    assert!(refused["diagnostics"].is_array(), "{refused}");
+    checked.get("/api/patterns/{name}/versions", "/api/patterns/mine/versions").await;
+    let version = "{\"version\": \"1.0.0\"}";
+    checked.call("PUT", "/api/patterns/{name}/current", "/api/patterns/mine/current", version).await;
+    checked.call("POST", "/api/executions/adhoc", "/api/executions/adhoc", &upload).await;
+    let told = json!({"patternName": "add", "webhook": {"url": "http://127.0.0.1:9/"}}).to_string();
+    let told = checked.call("POST", "/api/executions", "/api/executions", &told).await;
+    let told = format!("/api/executions/{}", told["id"].as_str().unwrap());
+    assert_eq!(checked.get("/api/executions/{id}", &told).await["webhook"]["failed"], 0);
+    let plan = "{\"name\": \"x\", \"patternName\": \"add\", \"intervalSeconds\": 3600}";
+    checked.call("POST", "/api/schedules", "/api/schedules", plan).await;
+    checked.call("PUT", "/api/schedules/{name}", "/api/schedules/x", plan).await;
+    for act in ["pause", "resume", "trigger"] {
+        let (template, path) = (format!("/api/schedules/{{name}}/{act}"), format!("/api/schedules/x/{act}"));
+        checked.call("POST", &template, &path, "").await;
+    }
+    checked.get("/api/schedules/{name}", "/api/schedules/x").await;
     checked.get("/api/agents/{id}", "/api/agents/a").await;
     checked.get("/api/agents/{id}", "/api/agents/nobody").await;
     checked.get("/api/agents/{id}/health", "/api/agents/a/health").await;
@@ -122,6 +146,7 @@ async fn answers_are_as_described() {
         "/api/executions/stats/daily",
         "/api/license",
         "/api/license/features",
+        "/api/schedules",
         "/api/nodes",
         "/api/openapi.json",
     ] {

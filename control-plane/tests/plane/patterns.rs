@@ -2,7 +2,7 @@
 
 use parallax_proto::patterns::{
     ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest,
-    UploadPatternRequest, execute_pattern_request::Options, execute_pattern_response::Status as Outcome,
+    execute_pattern_request::Options, execute_pattern_response::Status as Outcome,
     pattern_service_client::PatternServiceClient,
 };
 use parallax_runtime::wire::{struct_from_any, struct_to_json};
@@ -67,7 +67,7 @@ async fn a_pattern_is_found_in_all_three_spellings() {
     let status = patterns.get_pattern(named("add", "1.0.0")).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
-        (Code::NotFound, "pattern add has no version 1.0.0; it is at 2.1.0")
+        (Code::NotFound, "pattern add has no version 1.0.0; it has 2.1.0")
     );
     let status = patterns.get_pattern(named("consensus_bilder", "")).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
@@ -123,15 +123,6 @@ async fn a_run_says_what_it_came_to() {
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().starts_with("options.timeout_ms: -1"), "{status}");
     assert_eq!(execute(&mut patterns, "no-such-pattern", 0).await.unwrap_err().code(), Code::NotFound);
-}
-
-#[tokio::test]
-async fn what_is_not_served_yet_says_so() {
-    let world = world().await;
-    let mut patterns = client(&world).await;
-    let status = patterns.upload_pattern(UploadPatternRequest::default()).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("pattern directory"), "{status}");
 }
 
 #[tokio::test]

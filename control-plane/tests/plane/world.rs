@@ -1,6 +1,6 @@
 //! A control plane that serves, and the ways to it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use parallax_control_plane::{Bounds, Config, ControlPlane};
@@ -8,7 +8,7 @@ use parallax_proto::registry::{AgentRegistration, RegisterRequest, registry_clie
 use parallax_runtime::{
     env::{Env, System},
     lifecycle::Lifecycle,
-    store::Stores,
+    store::{RegistryStore, RunStore},
 };
 use parallax_security::{Authority, Expect, Identity, Kind, Tls};
 use serde_json::Value as Json;
@@ -28,7 +28,7 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 }
 
 /// How a plane is started.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Setup {
     /// Stores in files, not in memory.
     pub(crate) on_disk: bool,
@@ -39,10 +39,20 @@ pub(crate) struct Setup {
 
 pub(crate) struct World {
     pub(crate) plane: ControlPlane,
-    authority: Authority,
+    authority: Arc<Authority>,
     setup: Setup,
+    stores: Stores,
     life: Lifecycle,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+}
+
+/// What planes share.
+#[derive(Clone)]
+struct Stores {
+    registry: Arc<dyn RegistryStore>,
+    runs: Arc<dyn RunStore>,
+    /// Of their upkeep: leases run out also when the plane that came first has stopped.
+    life: Lifecycle,
 }
 
 impl World {
@@ -57,19 +67,24 @@ impl World {
             let text = format!("/**\n * @name {name}\n * @version 2.1.0\n * @tags own\n */\n{script}\n");
             std::fs::write(dir.path().join("patterns").join(format!("{name}.prism")), text).unwrap();
         }
-        Self::open(setup, dir).await
+        Self::open(setup, Arc::new(dir)).await
     }
 
-    async fn open(setup: Setup, dir: TempDir) -> Self {
-        let authority = Authority::open(&dir.path().join("ca"), System.system_time()).unwrap();
-        let (env, life) = (System::shared(), Lifecycle::new());
-        let stores = Stores::new(env.clone(), life.clone());
+    async fn open(setup: Setup, dir: Arc<TempDir>) -> Self {
+        let life = Lifecycle::new();
+        let open = parallax_runtime::store::Stores::new(System::shared(), life.clone());
         let url = |name: &str| match setup.on_disk {
             true => format!("embedded:{}", dir.path().join(name).display()),
             false => "memory:".to_owned(),
         };
-        let registry = stores.registry(&url("registry.db")).await.unwrap();
-        let runs = stores.runs(&url("runs.db")).await.unwrap();
+        let registry = open.registry(&url("registry.db")).await.unwrap();
+        let runs = open.runs(&url("runs.db")).await.unwrap();
+        Self::serve(setup, dir, Stores { registry, runs, life }).await
+    }
+
+    async fn serve(setup: Setup, dir: Arc<TempDir>, stores: Stores) -> Self {
+        let life = Lifecycle::new();
+        let authority = Authority::open(&dir.path().join("ca"), System.system_time()).unwrap();
         let any = ([127, 0, 0, 1], 0).into();
         let config = Config {
             grpc: any,
@@ -82,18 +97,36 @@ impl World {
                 ..Bounds::default()
             },
             advertise: None,
+            private_webhooks: true,
             nodes_wanted: setup.nodes_wanted,
         };
         let tls = tls(&authority, dir.path().join("tls"), "default", Kind::ControlPlane, "plane");
-        let plane = ControlPlane::start(config, tls, env, registry, runs, &life).await.unwrap();
-        Self { plane, authority, setup, life, dir }
+        let Stores { registry, runs, .. } = stores.clone();
+        let plane = ControlPlane::start(config, tls, System::shared(), registry, runs, &life).await.unwrap();
+        Self { plane, authority: Arc::new(authority), setup, stores, life, dir }
+    }
+
+    /// Another plane on the same stores.
+    pub(crate) async fn another(&self) -> Self {
+        Self::serve(self.setup.clone(), self.dir.clone(), self.stores.clone()).await
     }
 
     /// Stops the plane, and starts one on the same files.
     pub(crate) async fn restart(self) -> Self {
-        assert!(self.life.drain(Duration::from_secs(60)).await);
+        self.stop().await;
+        assert!(self.stores.life.drain(Duration::from_secs(60)).await);
         drop(self.plane);
         Self::open(self.setup, self.dir).await
+    }
+
+    /// Stops the plane, and leaves its stores to the others.
+    pub(crate) async fn stop(&self) {
+        assert!(self.life.drain(Duration::from_secs(60)).await);
+    }
+
+    /// Where a pattern of the directory stands.
+    pub(crate) fn pattern_file(&self, name: &str) -> PathBuf {
+        self.dir.path().join("patterns").join(format!("{name}.prism"))
     }
 
     /// A gRPC connection over mTLS, as somebody of the default tenant.

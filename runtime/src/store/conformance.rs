@@ -108,6 +108,7 @@ fn started(pattern: &str) -> Entry {
         input: json!({"text": "Füße"}),
         options: Options::default(),
         agents: vec![],
+        adhoc: false,
         origin: None,
     };
     Entry { at: Timestamp::UNIX_EPOCH, event: Event::Started(Box::new(start)) }

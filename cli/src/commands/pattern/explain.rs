@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use parallax_control_plane::{Catalog, Header, Pattern};
+use parallax_control_plane::{Header, Library, Pattern};
 use parallax_prism::{
     CompileOptions,
     explain::{Explanation, Most, explain},
@@ -46,8 +46,8 @@ async fn find(args: &Args, name: &str) -> Result<(String, String)> {
             Ok((name.to_owned(), pattern["script"].as_str().unwrap_or_default().to_owned()))
         }
         Err(e) if e.code == Code::NotRunning => {
-            let built_in = Catalog::open(None).map_err(Exit::failed)?;
-            let pattern = built_in.get(name, "").map_err(|unknown| Exit::usage(format!("{unknown}; {e}")))?;
+            let built_in = Library::open(None).map_err(Exit::failed)?;
+            let pattern = built_in.get(name).map_err(|unknown| Exit::usage(format!("{unknown}; {e}")))?;
             Ok((pattern.origin.clone(), pattern.script.clone()))
         }
         Err(e) => Err(e),

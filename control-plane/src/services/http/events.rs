@@ -23,14 +23,11 @@ use crate::{
     error::{Error, Result},
     runs::Stretch,
     tenant,
-    view::{Happening, happenings},
+    view::{Cursor, Happening},
 };
 
 /// How often a silent stream says that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
-
-/// After which event to begin.
-pub(super) type Cursor = Option<(u64, usize)>;
 
 fn after(query: Option<&str>, headers: &HeaderMap) -> Result<Cursor> {
     let query = Query::parse(query, &["after"])?;
@@ -42,12 +39,6 @@ fn after(query: Option<&str>, headers: &HeaderMap) -> Result<Cursor> {
         parts.ok_or(Error::Invalid { field: "after", problem })
     };
     header.or(query.get("after")).map(parse).transpose()
-}
-
-fn of(stretch: &Stretch, after: Cursor) -> Vec<Happening> {
-    let all = (stretch.from..).zip(&stretch.entries);
-    let all = all.flat_map(|(position, entry)| happenings(position, entry, &stretch.summary));
-    all.filter(|happening| after.is_none_or(|after| after < happening.at)).collect()
 }
 
 #[derive(Serialize, ToSchema)]
@@ -71,7 +62,7 @@ pub(super) async fn list(
 ) -> Answer<Events> {
     let after = after(query.as_deref(), &headers)?;
     let run = api.runs.find(tenant::of(&peer), &id).await?;
-    let events = of(&Stretch { from: 0, entries: run.entries, summary: run.summary }, after);
+    let events = Stretch { from: 0, entries: run.entries, summary: run.summary }.happenings(after);
     Ok(Json(Events { count: events.len(), events }))
 }
 
@@ -102,7 +93,7 @@ pub(super) fn follow(
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
     let stretches = api.runs.follow(run, after.map_or(0, |(position, _)| position));
     let events = stretches.map_ok(move |stretch| {
-        let events: Vec<_> = of(&stretch, after).iter().map(event).collect();
+        let events: Vec<_> = stretch.happenings(after).iter().map(event).collect();
         stream::iter(events.into_iter().map(Ok::<_, Error>))
     });
     let events = events

@@ -24,6 +24,7 @@ use crate::{
     replay::{self, Divergence, Replay},
     runs, tenant,
     timeline::{self, Timeline},
+    webhooks::Deliveries,
 };
 
 /// The most runs that one page holds, and how many it holds when the caller does not say.
@@ -71,13 +72,15 @@ pub(super) async fn list(
         }
     };
     // Runs carry their pattern's own spelling.
-    let own_spelling =
-        |name: &str| api.catalog.get(name, "").map_or_else(|_| name.to_owned(), |p| p.header.name.clone());
+    let tenant = tenant::of(&peer);
+    let own_spelling = |name: &str| {
+        api.catalog.get(tenant, name, "").map_or_else(|_| name.to_owned(), |p| p.header.name.clone())
+    };
     let pattern = query.get("pattern").map(own_spelling);
     let page = api
         .runs
         .list(&RunQuery {
-            tenant: tenant::of(&peer).to_owned(),
+            tenant: tenant.to_owned(),
             status,
             pattern,
             before: query.get("before").map(str::to_owned),
@@ -99,6 +102,7 @@ pub(super) struct Shown {
     journal: Vec<Body>,
     /// How many are before it in the line, and it; absent when it does not wait here.
     queue_position: Option<usize>,
+    webhook: Option<Deliveries>,
 }
 
 /// One run, with its journal.
@@ -112,8 +116,9 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Answer<Shown> {
     let run = api.runs.find(tenant::of(&peer), &id).await?;
-    let queue_position = api.runs.position(&run.summary.key);
-    Ok(Json(Shown { execution: Execution::of(&run), journal: journal(&run), queue_position }))
+    let key = &run.summary.key;
+    let (queue_position, webhook) = (api.runs.position(key), api.webhooks.state(key).await?);
+    Ok(Json(Shown { execution: Execution::of(&run), journal: journal(&run), queue_position, webhook }))
 }
 
 /// Starts a run, and does not wait for it.
@@ -122,16 +127,22 @@ pub(super) async fn show(
     responses((status = 202, body = Accepted))
 )]
 pub(super) async fn start(State(api): Shared, Extension(peer): Extension<Peer>, body: Bytes) -> Accepting {
-    let Start { pattern_name, pattern_version, input, options } = read(&body)?;
+    let Start { pattern_name, pattern_version, input, options, webhook } = read(&body)?;
     let request = runs::Request {
         pattern: pattern_name,
         version: pattern_version,
         input,
         options: options.into_options(),
-        origin: None,
+        ..runs::Request::default()
     };
-    let key = api.runs.start(tenant::of(&peer), request).await?;
-    Ok(accepted(&key, "the run has been started"))
+    let (tenant, told) = (tenant::of(&peer), webhook.is_some());
+    let key = match webhook {
+        Some(hook) => api.webhooks.start(tenant, request, hook).await?,
+        None => api.runs.start(tenant, request).await?,
+    };
+    let (status, Json(mut body)) = accepted(&key, "the run has been started");
+    body.webhook_configured = told;
+    Ok((status, Json(body)))
 }
 
 /// A run that has been started.
@@ -146,9 +157,9 @@ pub(super) struct Accepted {
     webhook_configured: bool,
 }
 
-type Accepting = Result<(StatusCode, Json<Accepted>)>;
+pub(super) type Accepting = Result<(StatusCode, Json<Accepted>)>;
 
-fn accepted(key: &RunKey, message: &str) -> (StatusCode, Json<Accepted>) {
+pub(super) fn accepted(key: &RunKey, message: &str) -> (StatusCode, Json<Accepted>) {
     let body = Accepted {
         id: key.id.clone(),
         status: "accepted",

@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::{Path, RawQuery, State},
     response::{IntoResponse, Response},
 };
 use parallax_runtime::env::millis;
@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{
-    super::json::{Execute, Execution, Pattern},
-    Answer, Shared, events, read,
+    super::json::{Adhoc, Execute, Execution, Pattern},
+    Answer, Api, Query, Shared, events, read,
 };
 use crate::{
     error::{Error, Result},
+    patterns::InvalidPattern,
     runs,
     stats::{self, Totals},
     tenant,
@@ -28,22 +29,52 @@ use crate::{
 pub(super) struct Patterns {
     count: usize,
     patterns: Vec<Pattern>,
+    /// The files of the pattern directory that are not in force.
+    problems: Vec<BrokenFile>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct BrokenFile {
+    file: String,
+    /// What is wrong, as a person reads it.
+    report: String,
+    /// The same as programs read it: severity, message and line of each.
+    #[schema(value_type = Vec<Object>)]
+    diagnostics: Body,
+}
+
+impl BrokenFile {
+    fn of(problem: &InvalidPattern) -> Self {
+        let InvalidPattern { origin, report, .. } = problem;
+        Self { file: origin.clone(), report: report.clone(), diagnostics: problem.findings() }
+    }
 }
 
 /// All patterns, by name.
 #[utoipa::path(get, path = "/api/patterns", tag = "patterns", responses((status = 200, body = Patterns)))]
-pub(super) async fn list(State(api): Shared) -> Json<Patterns> {
-    let patterns: Vec<_> = api.catalog.list().map(|pattern| Pattern::of(pattern)).collect();
-    Json(Patterns { count: patterns.len(), patterns })
+pub(super) async fn list(State(api): Shared, Extension(peer): Extension<Peer>) -> Json<Patterns> {
+    let patterns = api.catalog.list(tenant::of(&peer));
+    let patterns: Vec<_> = patterns.iter().map(|pattern| Pattern::of(pattern)).collect();
+    let problems = api.catalog.problems();
+    let problems = problems.iter().map(|problem| BrokenFile::of(problem)).collect();
+    Json(Patterns { count: patterns.len(), patterns, problems })
 }
 
 /// One pattern; its name may be spelled in `CamelCase`, `kebab-case` or `snake_case`.
 #[utoipa::path(
     get, path = "/api/patterns/{name}", tag = "patterns",
+    params(("version" = Option<String>, Query, description = "Another than the current one")),
     responses((status = 200, body = Pattern))
 )]
-pub(super) async fn show(State(api): Shared, Path(name): Path<String>) -> Answer<Pattern> {
-    Ok(Json(Pattern::of(&*api.catalog.get(&name, "")?)))
+pub(super) async fn show(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer<Pattern> {
+    let query = Query::parse(query.as_deref(), &["version"])?;
+    let version = query.get("version").unwrap_or_default();
+    Ok(Json(Pattern::of(&*api.catalog.get(tenant::of(&peer), &name, version)?)))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -65,9 +96,14 @@ pub(super) struct Validated {
     post, path = "/api/patterns/{name}/validate", tag = "patterns", request_body = Validate,
     responses((status = 200, body = Validated))
 )]
-pub(super) async fn validate(State(api): Shared, Path(name): Path<String>, body: Bytes) -> Answer<Validated> {
+pub(super) async fn validate(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<Validated> {
     let Validate { input } = read(&body)?;
-    let errors = match api.catalog.get(&name, "")?.accept(&input) {
+    let errors = match api.catalog.get(tenant::of(&peer), &name, "")?.accept(&input) {
         Ok(()) => vec![],
         Err(Error::Input { misfits, .. }) => misfits,
         Err(e) => return Err(e),
@@ -85,8 +121,9 @@ pub(super) async fn metrics(
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
 ) -> Answer<Totals> {
-    let name = api.catalog.get(&name, "")?.header.name.clone();
-    stats::totals(&api.runs, tenant::of(&peer), Some(name)).await.map(Json)
+    let tenant = tenant::of(&peer);
+    let name = api.catalog.get(tenant, &name, "")?.header.name.clone();
+    stats::totals(&api.runs, tenant, Some(name)).await.map(Json)
 }
 
 #[derive(Serialize, ToSchema)]
@@ -109,13 +146,34 @@ pub(super) async fn execute(
     body: Bytes,
 ) -> Result<Response> {
     let Execute { input, options } = read(&body)?;
-    let begun = Instant::now();
     let stream = options.stream;
     let request =
         runs::Request { pattern: name, input, options: options.into_options(), ..Default::default() };
-    let key = api.runs.start(tenant::of(&peer), request).await?;
+    run(&api, &peer, request, stream).await
+}
+
+/// The same for a script that is in no catalogue.
+#[utoipa::path(
+    post, path = "/api/executions/adhoc", tag = "executions", request_body = Adhoc,
+    responses((status = 200, content((Executed = "application/json"), (String = "text/event-stream"))))
+)]
+pub(super) async fn adhoc(
+    State(api): Shared,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> Result<Response> {
+    let Adhoc { script, input, options } = read(&body)?;
+    let stream = options.stream;
+    let (script, options) = (Some(script), options.into_options());
+    run(&api, &peer, runs::Request { script, input, options, ..Default::default() }, stream).await
+}
+
+/// A run from its start to its end.
+async fn run(api: &Api, peer: &Peer, request: runs::Request, stream: bool) -> Result<Response> {
+    let begun = Instant::now();
+    let key = api.runs.start(tenant::of(peer), request).await?;
     if stream {
-        return Ok(events::follow(&api, &key, None).into_response());
+        return Ok(events::follow(api, &key, None).into_response());
     }
     let run = api.runs.wait(&key).await?;
     // A run that failed has still been executed: existing clients send any 5xx again.
