@@ -87,6 +87,8 @@ fn the_commands_work_as_they_are_shown() {
                 assert!(output.contains("\"decision\":\"fi\""), "{output}");
                 last_run = output.lines().last().unwrap().split(' ').nth(1).unwrap().to_owned();
             }
+            "runs" if args[1] == "replay" => assert!(output.starts_with("identical"), "{output}"),
+            "runs" if args[1] == "timeline" => assert!(output.contains("DISPATCH"), "{output}"),
             "runs" => assert!(output.contains(&last_run), "{output}"),
             _ => {}
         }
@@ -106,6 +108,18 @@ fn the_pattern_is_valid_and_the_agent_is_the_example() {
     text(&parallax(dir.path()).args(["pattern", "validate"]).arg(dir.path()).output().unwrap());
     let example = include_str!("../../sdk/rust/examples/first_agent.rs");
     assert!(blocks("rust").contains(&example), "README's agent is not sdk/rust/examples/first_agent.rs");
+}
+
+#[test]
+fn the_settings_are_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = blocks("toml");
+    assert_eq!(shown.len(), 2);
+    for settings in shown {
+        let file = dir.path().join("parallax.toml");
+        std::fs::write(&file, settings).unwrap();
+        text(&parallax(dir.path()).args(["config", "show", "--config"]).arg(&file).output().unwrap());
+    }
 }
 
 #[test]
