@@ -388,6 +388,9 @@ pub struct PrismRun {
     /// The strict profile: no variables made by assignment, no nulls for missing properties
     #[arg(long)]
     pub strict: bool,
+    /// How long it may run: 500ms, 30s, 5m; without this, as long as it takes
+    #[arg(long, value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Subcommand)]

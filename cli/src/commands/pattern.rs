@@ -126,7 +126,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in path.read_dir().map_err(unreadable)? {
         let file = entry.map_err(unreadable)?.path();
-        if file.extension().is_some_and(|extension| extension == "prism") {
+        if file.extension().is_some_and(|extension| extension == "prism") && file.is_file() {
             files.push(file);
         }
     }

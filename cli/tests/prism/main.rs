@@ -106,6 +106,25 @@ fn modules_are_found_beside_the_program() {
 }
 
 #[test]
+fn a_program_may_only_export() {
+    let dir = TempDir::new().unwrap();
+    for name in [file(dir.path(), "a.prism", "export let a = 1"), "-".to_owned()] {
+        let ended = run(dir.path(), &["run", &name], "export let a = 1");
+        assert_eq!((ended.code, ended.out.as_str()), (0, "0 ~ –\n"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn a_program_is_stopped_at_its_bound() {
+    let dir = TempDir::new().unwrap();
+    for endless in ["while true {}", "await sleep(3600000)"] {
+        let ended = run(dir.path(), &["run", "-", "--timeout", "50ms"], endless);
+        assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{}", ended.err);
+        assert!(ended.err.contains("did not end within 50ms (--timeout)"), "{}", ended.err);
+    }
+}
+
+#[test]
 fn what_only_the_planes_can_do_is_said() {
     let dir = TempDir::new().unwrap();
     for (source, what) in [

@@ -46,6 +46,7 @@ const KEYS: &[&str] = &[
     "tags",
     "input",
     "capabilities",
+    "agents",
     "minAgents",
     "maxAgents",
     "minConfidence",
@@ -97,6 +98,10 @@ impl Header {
                 problems.push(format!("{first_line}: @{key} is missing"));
             }
         }
+        if seen.contains(&"agents") && (seen.contains(&"minAgents") || seen.contains(&"maxAgents")) {
+            problems
+                .push(format!("{first_line}: @agents says what @minAgents and @maxAgents say; drop either"));
+        }
         if header.requirements.max_agents.is_some_and(|max| max < header.requirements.min_agents) {
             problems.push(format!("{first_line}: @maxAgents is below @minAgents"));
         }
@@ -131,10 +136,21 @@ impl Header {
                 value.clone_into(&mut self.name);
             }
             "name" => return Err(format!("holds letters, digits, - and _ only, not \"{value}\"")),
-            "version" => value.clone_into(&mut self.version),
+            "version" if semantic(value) => value.clone_into(&mut self.version),
+            "version" => {
+                return Err(format!("needs a semantic version, 1.0.0 or 1.0.0-beta.1, not \"{value}\""));
+            }
             "description" => value.clone_into(&mut self.description),
             "tags" => self.tags = list(),
             "capabilities" => self.requirements.capabilities = list(),
+            "agents" => {
+                let (least, most) = value.split_once("..").unwrap_or((value, value));
+                let bounds = least.trim().parse().ok().zip(most.trim().parse().ok());
+                let bounds = bounds.filter(|(least, most)| least <= most);
+                let (least, most) =
+                    bounds.ok_or_else(|| format!("needs a number, 3, or a range, 2..5, not \"{value}\""))?;
+                (self.requirements.min_agents, self.requirements.max_agents) = (least, Some(most));
+            }
             "minAgents" => self.requirements.min_agents = count()?,
             "maxAgents" => self.requirements.max_agents = Some(count()?),
             "minConfidence" => {
@@ -150,6 +166,19 @@ impl Header {
         }
         Ok(())
     }
+}
+
+/// Whether this is a version as <https://semver.org> 2.0.0 has it.
+fn semantic(version: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let digits = |part: &str| part.chars().all(|c| c.is_ascii_digit());
+    let number = |part: &str| plain(part) && digits(part) && (part == "0" || !part.starts_with('0'));
+    let (version, build) = version.split_once('+').unwrap_or((version, "0"));
+    let (core, pre) = version.split_once('-').unwrap_or((version, "0"));
+    core.split('.').count() == 3
+        && core.split('.').all(number)
+        && pre.split('.').all(|part| number(part) || plain(part) && !digits(part))
+        && build.split('.').all(plain)
 }
 
 #[cfg(test)]
@@ -187,9 +216,44 @@ mod tests {
     }
 
     #[test]
+    fn agents_are_a_number_or_a_range() {
+        let with =
+            |lines: &str| Header::parse(&format!("/**\n * @name a\n * @version 1.0.0\n * {lines}\n */"));
+        let bounds = |lines: &str| {
+            let requirements = with(lines).unwrap().requirements;
+            (requirements.min_agents, requirements.max_agents)
+        };
+        assert_eq!(bounds("@agents 3"), (3, Some(3)));
+        assert_eq!(bounds("@agents 2..5"), (2, Some(5)));
+        for wrong in ["5..2", "law, tax", "2..", "-1"] {
+            let problems = with(&format!("@agents {wrong}")).unwrap_err();
+            assert_eq!(
+                problems,
+                [format!("4: @agents needs a number, 3, or a range, 2..5, not \"{wrong}\"")]
+            );
+        }
+        let problems = with("@agents 3\n * @maxAgents 5").unwrap_err();
+        assert_eq!(problems, ["1: @agents says what @minAgents and @maxAgents say; drop either"]);
+    }
+
+    #[test]
+    fn a_version_is_semantic() {
+        for good in ["1.0.0", "0.10.2-rc.1", "1.0.0-alpha-x+build.007"] {
+            assert!(semantic(good), "{good}");
+        }
+        for bad in
+            ["1", "1.0", "v1.0.0", "1.0.0.0", "01.0.0", "1.0.0-", "1.0.0-01", "1.0.0+", "1..0", "banana"]
+        {
+            assert!(!semantic(bad), "{bad}");
+        }
+        let problems = Header::parse("/**\n * @name a\n * @version banana\n */").unwrap_err();
+        assert_eq!(problems, ["3: @version needs a semantic version, 1.0.0 or 1.0.0-beta.1, not \"banana\""]);
+    }
+
+    #[test]
     fn an_input_schema_may_span_lines() {
         let with = |input: &str| {
-            Header::parse(&format!("/**\n * @name a\n * @version 1\n * {input}\n * Asks.\n */"))
+            Header::parse(&format!("/**\n * @name a\n * @version 1.0.0\n * {input}\n * Asks.\n */"))
         };
         let header =
             with("@input {\n *   \"properties\": { \"n\": { \"type\": \"number\" } }\n * }\n * @tags x")

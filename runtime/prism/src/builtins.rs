@@ -7,8 +7,9 @@ pub(crate) mod lists;
 pub(crate) mod votes;
 
 use crate::Profile;
-use crate::diagnostic::Raised;
+use crate::diagnostic::{Raise, Raised, closest};
 use crate::value::{Object, Val};
+use crate::vm::bad_argument;
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,4 +275,25 @@ pub(crate) fn foreign(name: &str) -> Option<&'static str> {
         "or" => "write `||`",
         _ => return None,
     })
+}
+
+/// The options of a call; none if they are null or absent. An unknown one is an error, whatever its value.
+pub(crate) fn options<'a>(
+    native: Native,
+    given: Option<&'a Val>,
+    known: &[&str],
+) -> Raised<Option<&'a Object>> {
+    let options = match given.map(Val::plain) {
+        None | Some(Val::Null) => return Ok(None),
+        Some(Val::Obj(options)) => options,
+        Some(other) => return Err(bad_argument(native, "options as an object", other)),
+    };
+    let Some((unknown, _)) = options.entries().find(|(key, _)| !known.contains(&&***key)) else {
+        return Ok(Some(options));
+    };
+    let hint = match closest(unknown, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("options are {}", known.join(", ")),
+    };
+    Err(Raise::new("bad_argument", format!("`{}` has no option `{unknown}`", native.name())).hint(hint))
 }

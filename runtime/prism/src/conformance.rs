@@ -8,7 +8,8 @@
 use crate::{
     Answer, CompileOptions, EffectId, EffectKind, Host, Kind, Limits, Outcome, Profile, Program, Step, Value,
 };
-use serde::Deserialize;
+use serde::de::{Error, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -44,10 +45,13 @@ impl fmt::Display for Failure {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Case {
     id: String,
     #[serde(default)]
     name: String,
+    #[serde(default, rename = "area")]
+    _area: IgnoredAny,
     program: String,
     #[serde(default)]
     given: Given,
@@ -55,6 +59,7 @@ struct Case {
 }
 
 #[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Given {
     profile: Option<Profile>,
     #[serde(default)]
@@ -64,6 +69,7 @@ struct Given {
 }
 
 #[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Reply {
     #[serde(default)]
     content: String,
@@ -72,15 +78,22 @@ struct Reply {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Expect {
-    #[serde(default)]
-    value: Json,
+    /// Null is a value as well.
+    #[serde(default, deserialize_with = "present")]
+    value: Option<Json>,
     confidence: Option<f64>,
     error: Option<ExpectedError>,
     stdout: Option<Vec<String>>,
 }
 
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(value).map(Some)
+}
+
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ExpectedError {
     kind: String,
     code: String,
@@ -92,9 +105,22 @@ struct Ran {
     stdout: Vec<String>,
 }
 
-/// Runs all cases of a file. An error means that the file itself cannot be read.
+impl Case {
+    fn read(json: Json) -> Result<Self, serde_json::Error> {
+        let id = json["id"].as_str().unwrap_or("without an id").to_string();
+        let wrong = |why: &dyn fmt::Display| serde_json::Error::custom(format!("case {id}: {why}"));
+        let case: Case = serde_json::from_value(json).map_err(|e| wrong(&e))?;
+        if case.expect.value.is_some() == case.expect.error.is_some() {
+            return Err(wrong(&"`expect` has either `value` or `error`"));
+        }
+        Ok(case)
+    }
+}
+
+/// Runs all cases of a file. An error means that the file, or a case that it names, is malformed; then none is run.
 pub fn run_cases(json: &str) -> Result<Report, serde_json::Error> {
-    let cases: Vec<Case> = serde_json::from_str(json)?;
+    let cases: Vec<Json> = serde_json::from_str(json)?;
+    let cases = cases.into_iter().map(Case::read).collect::<Result<Vec<_>, _>>()?;
     let mut report = Report::default();
     for case in &cases {
         let profiles = match case.given.profile {
@@ -111,10 +137,10 @@ pub fn run_cases(json: &str) -> Result<Report, serde_json::Error> {
 
 fn check(case: &Case, profile: Profile) -> Option<Failure> {
     let ran = run(case, profile);
-    let agrees = match (&ran.end, &case.expect.error) {
-        (Err((kind, code)), Some(error)) => *kind == error.kind && *code == error.code,
-        (Ok(value), None) => {
-            same(&tagged(&value.plain()), &case.expect.value)
+    let agrees = match (&ran.end, &case.expect.error, &case.expect.value) {
+        (Err((kind, code)), Some(error), _) => *kind == error.kind && *code == error.code,
+        (Ok(value), None, Some(expected)) => {
+            same(&tagged(&value.plain()), expected)
                 && match (value.confidence(), case.expect.confidence) {
                     (Some(a), Some(b)) => (a - b).abs() <= TOLERANCE,
                     (None, None) => true,
@@ -128,9 +154,11 @@ fn check(case: &Case, profile: Profile) -> Option<Failure> {
         return None;
     }
     let confidence = |c: Option<f64>| c.map_or("plain".to_string(), |c| format!("@{c}"));
-    let expected = match &case.expect.error {
-        Some(error) => format!("{} error {}", error.kind, error.code),
-        None => format!("{} {}", case.expect.value, confidence(case.expect.confidence)),
+    let expected = match (&case.expect.error, &case.expect.value) {
+        (Some(error), _) => format!("{} error {}", error.kind, error.code),
+        (None, value) => {
+            format!("{} {}", value.as_ref().unwrap_or(&Json::Null), confidence(case.expect.confidence))
+        }
     };
     let got = match &ran.end {
         Err((kind, code)) => format!("{kind} error {code}"),

@@ -28,17 +28,38 @@ pub(super) async fn run(options: &PrismRun) -> Result {
     // Imports are resolved against a path that says where the file is.
     let absolute = std::path::absolute(&options.file).unwrap_or_else(|_| options.file.clone());
     let modules = source::modules(&text, &absolute);
-    if modules.is_some() {
+    if modules.as_ref().is_some_and(|modules| !modules.is_empty()) {
         name = absolute.display().to_string();
     }
     let program = source::compile(&text, &CompileOptions { name, profile, modules })?;
-    let mut performance = Performance::new(program.start(Host { data, ..Host::default() }));
-    match performance.finish(|line| print(line)).await {
-        Ok(value) => {
+    let run = program.start(Host { data, ..Host::default() });
+    let (interrupt, timeout) = (run.interrupt(), options.timeout);
+    let late = tokio::spawn(async move {
+        match timeout {
+            Some(bound) => tokio::time::sleep(bound).await,
+            None => std::future::pending().await,
+        }
+        interrupt.interrupt();
+    });
+    let mut performance = Performance::new(run);
+    let ended = tokio::select! {
+        ended = performance.finish(|line| print(line)) => Some(ended),
+        // While it sleeps; while it computes, the task above stops it.
+        _ = late => None,
+    };
+    match ended {
+        Some(Ok(value)) => {
             print(result(&value));
             Ok(())
         }
-        Err(trouble) => Err(Exit::failed(explained(&trouble, &program))),
+        Some(Err(trouble)) if !matches!(&trouble, Trouble::Fault(fault) if fault.code == "interrupted") => {
+            Err(Exit::failed(explained(&trouble, &program)))
+        }
+        _ => {
+            let bound = timeout.unwrap_or_default();
+            let file = options.file.display();
+            Err(Exit::failed(format!("{file} did not end within {bound:?} (--timeout)")))
+        }
     }
 }
 

@@ -47,16 +47,15 @@ pub(super) fn report<'a>(name: &str, wrong: &[Diagnostic], source: impl Fn(&str)
 /// More files than any program has, so that a chain of imports ends.
 const MOST_MODULES: usize = 500;
 
-/// The files that a program imports, directly or not, by absolute path. None if it imports nothing, or has no file
-/// that paths could be relative to. What cannot be found is left out, and reported when the program is compiled.
+/// The files that a program imports, directly or not, by absolute path. None if it has no file that paths could be
+/// relative to. What cannot be found is left out, and reported when the program is compiled.
 pub(super) fn modules(text: &str, file: &Path) -> Option<BTreeMap<String, String>> {
-    let mut modules = BTreeMap::new();
-    let imports = Outline::of(text).imports;
-    if imports.is_empty() || !file.is_absolute() {
+    if !file.is_absolute() {
         return None;
     }
+    let mut modules = BTreeMap::new();
     let mut wanted: Vec<(PathBuf, String)> =
-        imports.into_iter().map(|path| (file.to_owned(), path)).collect();
+        Outline::of(text).imports.into_iter().map(|path| (file.to_owned(), path)).collect();
     while let Some((importer, path)) = wanted.pop() {
         let found = candidates(&importer, &path).into_iter().find_map(|candidate| {
             let name = candidate.to_str()?.to_owned();

@@ -1,6 +1,6 @@
 //! Agents as values, and the options of calls that ask the owner for something.
 
-use super::Native;
+use super::{Native, options};
 use crate::diagnostic::{Raise, Raised};
 use crate::effects::{InvokeOptions, LlmOptions, Outcome};
 use crate::value::{Body, Object, Val, text};
@@ -83,19 +83,29 @@ pub(super) fn debounce(native: Native, args: &[Val]) -> Raised<Val> {
     Val::func(Body::Partial { native: next, given: args.into() })
 }
 
+/// What `llm` and `stream_llm` may be told.
+const LLM_OPTIONS: &[&str] = &[
+    "provider",
+    "providerName",
+    "model",
+    "temperature",
+    "maxTokens",
+    "topP",
+    "timeout",
+    "structuredOutput",
+    "includeReasoning",
+    "extractor",
+];
+
 /// Prompt, options and extractor of a language model call.
 pub(crate) fn llm_arguments(native: Native, args: &[Val]) -> Raised<(String, LlmOptions, Option<Val>)> {
     let Val::Str(prompt) = args[0].plain() else {
         return Err(bad_argument(native, "a prompt as a string", &args[0]));
     };
+    let given = options(native, args.get(1), LLM_OPTIONS)?;
     let mut options = LlmOptions::default();
     let mut extractor = None;
-    let given = match args.get(1).map(Val::plain) {
-        None | Some(Val::Null) => return Ok((prompt.to_string(), options, None)),
-        Some(Val::Obj(object)) => object,
-        Some(other) => return Err(bad_argument(native, "options as an object", other)),
-    };
-    for (key, value) in given.entries().filter(|(_, v)| !matches!(v, Val::Null)) {
+    for (key, value) in given.into_iter().flat_map(Object::entries).filter(|(_, v)| !matches!(v, Val::Null)) {
         let wrong = |wanted: &str| {
             let message =
                 format!("option `{key}` of `{}` is {wanted}, not {}", native.name(), value.described());
@@ -131,12 +141,10 @@ pub(crate) fn llm_arguments(native: Native, args: &[Val]) -> Raised<(String, Llm
 }
 
 /// Options of `agent.analyze`: `timeout` in milliseconds, `context` an object of texts.
-pub(crate) fn invoke_options(native: Native, options: Option<&Val>) -> Raised<InvokeOptions> {
+pub(crate) fn invoke_options(native: Native, given: Option<&Val>) -> Raised<InvokeOptions> {
     let mut parsed = InvokeOptions::default();
-    let given = match options.map(Val::plain) {
-        None | Some(Val::Null) => return Ok(parsed),
-        Some(Val::Obj(object)) => object,
-        Some(other) => return Err(bad_argument(native, "options as an object", other)),
+    let Some(given) = options(native, given, &["timeout", "timeoutMs", "context"])? else {
+        return Ok(parsed);
     };
     if let Some(timeout) = given.get("timeout").or(given.get("timeoutMs")) {
         parsed.timeout_ms = Some(milliseconds(native, timeout)?);

@@ -1,10 +1,9 @@
 //! Built-ins about confidence.
 
-use super::Native;
+use super::{Native, options};
 use crate::diagnostic::{Raise, Raised};
 use crate::value::{Body, Object, Val};
 use crate::vm::{array_arg, bad_argument};
-use std::sync::Arc;
 
 /// A number from 0 to 1.
 fn level(native: Native, v: &Val) -> Raised<f64> {
@@ -47,14 +46,6 @@ fn strong(value: &Val, k: f64) -> bool {
     }
 }
 
-fn options(native: Native, args: &[Val]) -> Raised<Option<Arc<Object>>> {
-    match args.get(1).map(Val::plain) {
-        None | Some(Val::Null) => Ok(None),
-        Some(Val::Obj(object)) => Ok(Some(Arc::clone(object))),
-        Some(other) => Err(bad_argument(native, "options as an object", other)),
-    }
-}
-
 fn strategy(native: Native, options: Option<&Object>, known: &[&'static str]) -> Raised<&'static str> {
     let given = match options.and_then(|o| o.get("strategy")).map(Val::plain) {
         None | Some(Val::Null) => return Ok(known[0]),
@@ -71,8 +62,8 @@ fn strategy(native: Native, options: Option<&Object>, known: &[&'static str]) ->
 pub(super) fn consensus(args: &[Val]) -> Raised<Val> {
     let native = Native::Consensus;
     let items = array_arg(native, args, 0)?;
-    let options = options(native, args)?;
-    let lowest = strategy(native, options.as_deref(), &["max", "min"])? == "min";
+    let options = options(native, args.get(1), &["strategy"])?;
+    let lowest = strategy(native, options, &["max", "min"])? == "min";
     let mut best: Option<&Val> = None;
     for item in items.items() {
         let better = best.is_none_or(|b| match lowest {
@@ -90,9 +81,9 @@ pub(super) fn consensus(args: &[Val]) -> Raised<Val> {
 pub(crate) fn aggregate(args: &[Val]) -> Raised<(Val, f64, Option<Val>)> {
     let native = Native::Aggregate;
     let items = array_arg(native, args, 0)?;
-    let options = options(native, args)?;
-    let strategy = strategy(native, options.as_deref(), &["average", "min", "max", "product"])?;
-    let combine = match options.as_ref().and_then(|o| o.get("combine")) {
+    let options = options(native, args.get(1), &["strategy", "combine"])?;
+    let strategy = strategy(native, options, &["average", "min", "max", "product"])?;
+    let combine = match options.and_then(|o| o.get("combine")) {
         None | Some(Val::Null) => None,
         Some(f) if f.callable() => Some(f.clone()),
         Some(other) => return Err(bad_argument(native, "`combine` as a function", other)),

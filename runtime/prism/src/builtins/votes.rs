@@ -3,7 +3,7 @@
 //! A *vote* is an element of an array: an object with `result` and `confidence` (an element of `agentResults`; one
 //! whose `error` is not null does not vote), a value with a confidence, or a plain value, which votes with weight 1.
 
-use super::Native;
+use super::{Native, options};
 use crate::diagnostic::{Raise, Raised};
 use crate::value::{Object, Val, strict_equal, text};
 use crate::vm::{array_arg, bad_argument};
@@ -81,22 +81,17 @@ fn heaviest(camps: &[Vec<usize>], weight: impl Fn(usize) -> f64) -> Option<(&Vec
 pub(super) fn majority(args: &[Val]) -> Raised<Val> {
     let native = Native::MajorityVote;
     let votes = votes(native, args)?;
-    let (weighted, key) = match args.get(1).map(Val::plain) {
-        None | Some(Val::Null) => (true, None),
-        Some(Val::Obj(options)) => {
-            let weighted = match options.get("weighted").map(Val::plain) {
-                None | Some(Val::Null) => true,
-                Some(Val::Bool(b)) => *b,
-                Some(other) => return Err(bad_argument(native, "`weighted` as a boolean", other)),
-            };
-            let key = match options.get("key").map(Val::plain) {
-                None | Some(Val::Null) => None,
-                Some(Val::Str(key)) => Some(Arc::clone(key)),
-                Some(other) => return Err(bad_argument(native, "`key` as a string", other)),
-            };
-            (weighted, key)
-        }
-        Some(other) => return Err(bad_argument(native, "options as an object", other)),
+    let options = options(native, args.get(1), &["weighted", "key"])?;
+    let option = |name: &str| options.and_then(|options| options.get(name)).map(Val::plain);
+    let weighted = match option("weighted") {
+        None | Some(Val::Null) => true,
+        Some(Val::Bool(b)) => *b,
+        Some(other) => return Err(bad_argument(native, "`weighted` as a boolean", other)),
+    };
+    let key = match option("key") {
+        None | Some(Val::Null) => None,
+        Some(Val::Str(key)) => Some(Arc::clone(key)),
+        Some(other) => return Err(bad_argument(native, "`key` as a string", other)),
     };
     let null = Val::Null;
     let compared: Vec<&Val> = votes

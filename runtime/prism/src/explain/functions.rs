@@ -6,7 +6,7 @@ use super::state::State;
 use super::value::Value;
 use super::{Most, Reason, Step};
 use crate::ast::*;
-use crate::compile::VarId;
+use crate::compile::{VarId, VarKind};
 
 impl<'a> Interpreter<'a> {
     pub(super) fn call_own(
@@ -81,7 +81,7 @@ impl<'a> Interpreter<'a> {
     /// Something was called that is not followed: closures may have assigned what they can reach.
     pub(super) fn forget(&mut self, state: &mut State<'a>) {
         for (id, var) in self.resolved.vars.iter().enumerate() {
-            if var.captured && var.assigned {
+            if var.captured && var.assigned && var.kind != VarKind::Free {
                 self.write(state, id as VarId, Value::lost());
             }
         }

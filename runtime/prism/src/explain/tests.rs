@@ -123,6 +123,11 @@ const BOUNDS: &[(&str, &str, &str)] = &[
         "line 2: `f` calls itself, any number of times",
     ),
     (
+        "fn h(k) { if (k == 0) { 0 } else { h(k - 1)\nllm(\"x\") } }\nh(3)",
+        "0",
+        "line 1: `h` calls itself, any number of times",
+    ),
+    (
         "let a = llm(\"q\")\nfor x in a { llm(x) }",
         "1",
         "line 2: how long `a` is cannot be told before the run",

@@ -421,10 +421,9 @@ fn awaited(value: &Val) -> Raised<Val> {
 
 fn parallel_options(native: Native, options: &Val, calls: usize) -> Raised<(Mode, usize)> {
     let bad = |message: String| Raise::new("bad_argument", message);
-    let options = match options.plain() {
-        Val::Null => return Ok((Mode::All, usize::MAX)),
-        Val::Obj(object) => object,
-        other => return Err(bad_argument(native, "options as an object", other)),
+    let Some(options) = crate::builtins::options(native, Some(options), &["mode", "n", "maxConcurrency"])?
+    else {
+        return Ok((Mode::All, usize::MAX));
     };
     let number = |name: &str| match options.get(name).map(Val::plain) {
         None | Some(Val::Null) => Ok(None),

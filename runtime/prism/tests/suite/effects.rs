@@ -564,3 +564,21 @@ fn values_survive_json() {
     assert_eq!(Value::from(1.0).with_confidence(f64::NAN).confidence(), Some(0.0));
     assert_eq!(Value::from("x").with_confidence(7.0).to_string(), "x (~100.0%)");
 }
+
+#[test]
+fn an_unknown_option_is_refused() {
+    for source in [
+        "parallel([1], { mod: \"all\" })",
+        "llm(\"x\", { nope: 1 })",
+        "agents[0].analyze(\"x\", null, { timeOut: 1 })",
+        "majorityVote([1], { weightd: true })",
+        "aggregate([1], { combin: null })",
+    ] {
+        let fault = fault(start(source, 1).step(vec![]));
+        assert_eq!(
+            (fault.code, fault.message.contains("has no option `")),
+            ("bad_argument", true),
+            "{source}"
+        );
+    }
+}
