@@ -7,6 +7,7 @@ use axum::{
     extract::{Path, RawQuery, State},
 };
 use parallax_runtime::{
+    error::{Code, Coded},
     run::{Run, RunKey, Status},
     store::RunQuery,
 };
@@ -117,7 +118,12 @@ pub(super) async fn show(
 ) -> Answer<Shown> {
     let run = api.runs.find(tenant::of(&peer), &id).await?;
     let key = &run.summary.key;
-    let (queue_position, webhook) = (api.runs.position(key), api.webhooks.state(key).await?);
+    let queue_position = api.runs.position(key);
+    let webhook = match api.webhooks.state(key).await {
+        // Runs are shown while the registry's store is away; of a webhook nobody can tell then.
+        Err(e) if e.code() == Code::Unavailable => None,
+        state => state?,
+    };
     Ok(Json(Shown { execution: Execution::of(&run), journal: journal(&run), queue_position, webhook }))
 }
 
