@@ -250,23 +250,23 @@ mod tests {
     #[test]
     fn the_directory_is_followed_and_a_broken_file_changes_nothing() {
         let files = Files(TempDir::new().unwrap());
-        files.write("a.prism", &script("a", "1", "1 ~> 0.5"));
+        files.write("a.prism", &script("a", "1.0.0", "1 ~> 0.5"));
         files.write("voting.prism", &script("voting", "9.0.0", "1 ~> 0.5"));
         let library = files.open().unwrap();
         assert!(library.look().is_none(), "nothing has changed");
 
-        files.write("a.prism", &script("a", "2", "1 +* 2"));
-        files.write("b.prism", &script("b", "1", "1 ~> 0.5"));
+        files.write("a.prism", &script("a", "2.0.0", "1 +* 2"));
+        files.write("b.prism", &script("b", "1.0.0", "1 ~> 0.5"));
         let broken = library.look().unwrap();
-        assert_eq!((version(&broken, "a"), version(&broken, "b")), ("1".to_owned(), "1".to_owned()));
+        assert_eq!((version(&broken, "a"), version(&broken, "b")), ("1.0.0".to_owned(), "1.0.0".to_owned()));
         let problems: Vec<_> = broken.problems().map(ToString::to_string).collect();
         assert!(problems.len() == 1 && problems[0].contains("a.prism:5:"), "{problems:?}");
         assert!(broken.look().is_none(), "still broken");
 
-        files.write("a.prism", &script("a", "3", "1 ~> 0.5"));
+        files.write("a.prism", &script("a", "3.0.0", "1 ~> 0.5"));
         fs::remove_file(files.0.path().join("voting.prism")).unwrap();
         let mended = broken.look().unwrap();
-        assert_eq!((version(&mended, "a"), mended.problems().count()), ("3".to_owned(), 0));
+        assert_eq!((version(&mended, "a"), mended.problems().count()), ("3.0.0".to_owned(), 0));
         assert!(
             !mended.own.contains_key("voting") && !version(&mended, "voting").is_empty(),
             "the embedded one"
@@ -276,14 +276,14 @@ mod tests {
     #[test]
     fn a_name_stays_with_the_file_that_had_it() {
         let files = Files(TempDir::new().unwrap());
-        files.write("b.prism", &script("x", "1", "1 ~> 0.5"));
+        files.write("b.prism", &script("x", "1.0.0", "1 ~> 0.5"));
         let library = files.open().unwrap();
-        files.write("a.prism", &script("x", "2", "1 ~> 0.5"));
+        files.write("a.prism", &script("x", "2.0.0", "1 ~> 0.5"));
         let library = library.look().unwrap();
-        assert_eq!((version(&library, "x"), library.problems().count()), ("1".to_owned(), 1));
+        assert_eq!((version(&library, "x"), library.problems().count()), ("1.0.0".to_owned(), 1));
         // Once the name is free, the other has it.
         fs::remove_file(files.0.path().join("b.prism")).unwrap();
         let library = library.look().unwrap();
-        assert_eq!((version(&library, "x"), library.problems().count()), ("2".to_owned(), 0));
+        assert_eq!((version(&library, "x"), library.problems().count()), ("2.0.0".to_owned(), 0));
     }
 }
