@@ -176,7 +176,13 @@ async fn silence_that_could_not_be_heard_ends_no_lease() {
     put(&store, "/k", Some(&lease)).await;
     etcd.freeze(0);
     // Twice its time to live, by the patience of the store.
-    assert!(matches!(store.renew(&lease, None).await, Err(StoreError::Away(_))));
+    // It may still answer for a moment.
+    let away = loop {
+        if let Err(e) = store.renew(&lease, None).await {
+            break e;
+        }
+    };
+    assert!(matches!(away, StoreError::Away(_)), "{away}");
     etcd.thaw(0);
     etcd.up().await;
     store.renew(&lease, None).await.unwrap();
