@@ -11,13 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
 use futures::{StreamExt, future::try_join_all, stream};
 use hyper_util::rt::TokioIo;
 use parallax_cli::{
-    args::Args,
     instance::{authority_dir, local_tls},
-    settings::Settings,
     start::{Planes, Role},
 };
 use parallax_proto::registry::{
@@ -28,6 +25,9 @@ use parallax_runtime::env::{Env, System};
 use parallax_sdk::{Answer, Client, Server, Task, TlsOptions, To, agent, json};
 use parallax_security::{Authority, Expect, Kind};
 use tonic::transport::{Channel, Endpoint};
+
+mod process;
+use process::{resident, settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -203,9 +203,9 @@ async fn agents(dir: &Path) -> Result {
         let (p50, p99) = (quantile(times, 0.5), quantile(times, 0.99));
         println!("{what:<36} p50 {p50:>9.1?}  p99 {p99:>9.1?}");
     }
-    let (cpu, begun) = (self::cpu()?, Instant::now());
+    let (cpu, begun) = (process::cpu()?, Instant::now());
     tokio::time::sleep(AT_REST).await;
-    let share = (self::cpu()? - cpu).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let share = (process::cpu()? - cpu).as_secs_f64() / begun.elapsed().as_secs_f64();
     println!(
         "at rest, {AGENTS} agents renewing every 30 s: {} MiB resident ({} before the planes), {:.1} % of a core (the \
          renewing client included)",
@@ -221,14 +221,6 @@ async fn agents(dir: &Path) -> Result {
 fn addresses(planes: &Planes) -> (String, String) {
     let grpc = planes.addresses.grpc.expect("both planes run").to_string();
     (grpc, planes.addresses.data_plane.expect("both planes run").to_string())
-}
-
-fn settings(dir: &Path) -> Result<Settings> {
-    let dir = dir.to_str().ok_or("a path in UTF-8")?;
-    let args = Args::try_parse_from(["parallax", "--data-dir", dir, "status"])?;
-    let any = ["control_plane.http", "control_plane.grpc", "data_plane.grpc", "data_plane.admin"];
-    let flags = any.map(|key| ("(bench)", key, "127.0.0.1:0".to_owned()));
-    Settings::load(&args, &flags).map(|loaded| loaded.settings).map_err(|e| e.to_string().into())
 }
 
 fn operator(dir: &Path, addr: String) -> Result<RegistryClient<Channel>> {
@@ -247,18 +239,4 @@ fn operator(dir: &Path, addr: String) -> Result<RegistryClient<Channel>> {
 fn quantile(times: &mut [Duration], q: f64) -> Duration {
     times.sort_unstable();
     times[((times.len() - 1) as f64 * q) as usize]
-}
-
-/// User and system time of this process so far.
-fn cpu() -> Result<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().ok_or("no fields")?.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
-}
-
-fn resident() -> Result<u64> {
-    let pages: u64 =
-        std::fs::read_to_string("/proc/self/statm")?.split(' ').nth(1).ok_or("no field")?.parse()?;
-    Ok(pages * rustix::param::page_size() as u64)
 }

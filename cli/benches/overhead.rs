@@ -10,9 +10,7 @@ use std::{
 use futures::future::try_join_all;
 use hyper_util::rt::TokioIo;
 use parallax_cli::{
-    args::Args,
     instance::{authority_dir, local_tls},
-    settings::Settings,
     start::{Planes, Role},
 };
 use parallax_runtime::env::{Env, System};
@@ -23,6 +21,9 @@ use parallax_sdk::{
 use parallax_security::{Authority, Expect, Kind};
 use tonic::transport::{Channel, Endpoint};
 
+mod process;
+use process::{cpu, resident, settings};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -31,7 +32,7 @@ const ROUNDS: usize = 5;
 const PER_ROUND: usize = 300;
 const REGISTRATIONS: usize = 100;
 
-type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 #[tokio::main]
 async fn main() -> Result {
@@ -70,7 +71,7 @@ async fn main() -> Result {
                 }
             }
             if round > 0 {
-                series.cpu += self::cpu()? - cpu;
+                series.cpu += process::cpu()? - cpu;
             }
         }
     }
@@ -109,15 +110,6 @@ async fn main() -> Result {
     }
     planes.stop().await;
     Ok(())
-}
-
-fn settings(dir: &std::path::Path) -> Result<Settings> {
-    use clap::Parser;
-    let dir = dir.to_str().ok_or("a path in UTF-8")?;
-    let args = Args::try_parse_from(["parallax", "--data-dir", dir, "status"])?;
-    let any = ["control_plane.http", "control_plane.grpc", "data_plane.grpc", "data_plane.admin"];
-    let flags = any.map(|key| ("(bench)", key, "127.0.0.1:0".to_owned()));
-    Ok(Settings::load(&args, &flags)?.settings)
 }
 
 fn server(id: &str, registry: &str, tls: &TlsOptions) -> Server {
@@ -188,18 +180,4 @@ impl Series {
         sorted.sort_unstable();
         sorted[((sorted.len() - 1) as f64 * q) as usize]
     }
-}
-
-/// User and system time of this process so far.
-fn cpu() -> Result<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().ok_or("no fields")?.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
-}
-
-fn resident() -> Result<u64> {
-    let pages: u64 =
-        std::fs::read_to_string("/proc/self/statm")?.split(' ').nth(1).ok_or("no field")?.parse()?;
-    Ok(pages * rustix::param::page_size() as u64)
 }

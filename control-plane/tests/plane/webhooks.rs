@@ -19,11 +19,14 @@ struct Delivery {
 }
 
 impl Delivery {
-    async fn read(stream: TcpStream) -> Self {
+    /// `None` when the connection is closed before its request is complete: its sender was stopped.
+    async fn read(stream: TcpStream) -> Option<Self> {
         let (mut stream, mut headers, mut line) = (BufReader::new(stream), BTreeMap::new(), String::new());
         loop {
             line.clear();
-            stream.read_line(&mut line).await.unwrap();
+            if stream.read_line(&mut line).await.ok()? == 0 {
+                return None;
+            }
             if line == "\r\n" {
                 break;
             }
@@ -32,8 +35,8 @@ impl Delivery {
             }
         }
         let mut body = vec![0; headers["content-length"].parse().unwrap()];
-        stream.read_exact(&mut body).await.unwrap();
-        Self { headers, body: String::from_utf8(body).unwrap(), stream }
+        stream.read_exact(&mut body).await.ok()?;
+        Some(Self { headers, body: String::from_utf8(body).unwrap(), stream })
     }
 
     async fn answer(mut self, status: &str) {
@@ -59,7 +62,9 @@ impl Receiver {
         let (arrived, deliveries) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                if arrived.send(Delivery::read(stream).await).is_err() {
+                if let Some(delivery) = Delivery::read(stream).await
+                    && arrived.send(delivery).is_err()
+                {
                     break;
                 }
             }
@@ -151,9 +156,10 @@ async fn a_restart_neither_loses_nor_repeats_but_the_one_in_flight() {
 #[ignore = "not reliable yet: now and then the next leader does not deliver within a minute"]
 async fn another_plane_delivers_when_the_leader_goes() {
     let (world, mut receiver) = (world(false).await, Receiver::start().await);
-    let other = world.another().await;
-    let id = start(&other, json!({"url": receiver.url})).await;
+    let id = start(&world, json!({"url": receiver.url})).await;
     let cut = receiver.next().await;
+    // Only now, so that it is the first that leads.
+    let other = world.another().await;
     world.stop().await;
     let again = receiver.next().await;
     assert_eq!(again.named(), cut.named());

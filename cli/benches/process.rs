@@ -1,0 +1,32 @@
+//! What the benches ask the kernel about their own process, and the settings that they start planes with.
+
+use std::{path::Path, time::Duration};
+
+use clap::Parser;
+use parallax_cli::{args::Args, settings::Settings};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// The defaults, on any free ports.
+pub fn settings(dir: &Path) -> Result<Settings> {
+    let dir = dir.to_str().ok_or("a path in UTF-8")?;
+    let args = Args::try_parse_from(["parallax", "--data-dir", dir, "status"])?;
+    let any = ["control_plane.http", "control_plane.grpc", "data_plane.grpc", "data_plane.admin"];
+    let flags = any.map(|key| ("(bench)", key, "127.0.0.1:0".to_owned()));
+    Settings::load(&args, &flags).map(|loaded| loaded.settings).map_err(|e| e.to_string().into())
+}
+
+/// User and system time of this process so far.
+pub fn cpu() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().ok_or("no fields")?.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+}
+
+/// Bytes of memory that are resident.
+pub fn resident() -> Result<u64> {
+    let pages: u64 =
+        std::fs::read_to_string("/proc/self/statm")?.split(' ').nth(1).ok_or("no field")?.parse()?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
