@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use parallax_data_plane::{Balance, Hedge, Retry};
 use parallax_runtime::config::{self, Flag, Loaded};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,9 @@ pub struct DataPlane {
     pub control_plane: String,
     /// Threads that serve calls; 0 means one, or one per core when the node stands alone.
     pub workers: usize,
+    pub balance: Balance,
+    pub retry: Retry,
+    pub hedge: Hedge,
 }
 
 /// URLs; a relative path of an `embedded:` store is below the data directory.
@@ -121,6 +125,9 @@ impl Settings {
                 advertise: String::new(),
                 control_plane: String::new(),
                 workers: 0,
+                balance: Balance::default(),
+                retry: Retry::default(),
+                hedge: Hedge::default(),
             },
             stores: Stores {
                 registry: "embedded:registry.db".to_owned(),

@@ -164,6 +164,9 @@ async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Life
                 (0, _) => defaults.workers,
                 (workers, _) => workers,
             },
+            balance: own.balance.clone(),
+            retry: own.retry,
+            hedge: own.hedge,
             drain: settings.drain(),
             ..defaults
         };

@@ -1,5 +1,4 @@
-//! One call to one agent, from the choice of the agent to the end of its answer. Whoever asks (a proxied
-//! request, a driver) goes through here.
+//! One call to one agent, from its beginning to the end of its answer.
 
 use std::{
     pin::Pin,
@@ -10,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::poll_fn;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, Uri,
     header::CONTENT_TYPE,
@@ -19,131 +19,27 @@ use http::{
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use parallax_runtime::{confidence::Confidence, env::Env, store::CallOutcome, wire};
+use parallax_runtime::{confidence::Confidence, store::CallOutcome, wire};
 use parallax_telemetry::propagate;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tracing::{Span, field::Empty, info_span};
 
 use crate::{
-    balance,
+    ask::{About, Ask, GRPC_TIMEOUT, grpc_timeout},
     breaker::{Pass, Verdict},
-    config::Config,
-    directory::{Directory, Entry},
+    caller::Caller,
+    directory::Entry,
     error::Failure,
-    pool::{Lease, Pools, lost},
-    tracker::{Recorder, Seen},
-    upload::Upload,
+    load::Report,
+    pool::{Lease, lost},
+    tracker::Seen,
+    upload::{Upload, Uploading},
 };
 
-/// How long the caller will wait, in gRPC's own notation.
-pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-/// Whom a call is for. The tenant is believed of the control plane only.
-pub(crate) const AGENT: HeaderName = HeaderName::from_static(wire::AGENT);
-pub(crate) const TENANT: HeaderName = HeaderName::from_static(wire::TENANT);
-
-/// What one worker makes calls with.
-pub(crate) struct Caller {
-    pub(crate) config: Arc<Config>,
-    pub(crate) env: Arc<dyn Env>,
-    pub(crate) directory: Arc<Directory>,
-    pub(crate) pools: Pools,
-    pub(crate) recorder: Recorder,
-}
-
-/// Whom a call is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Target<'a> {
-    Agent(&'a str),
-    Capability(&'a str),
-}
-
-/// What a call is recorded under.
-#[derive(Default)]
-pub(crate) struct About {
-    pub(crate) pattern: String,
-    pub(crate) task: String,
-}
-
-impl Caller {
-    /// Chooses an agent and lets the call in. `recorded`: whether it is sampled, and under what.
-    pub(crate) fn begin(
-        self: &Rc<Self>,
-        tenant: &str,
-        target: Target<'_>,
-        timeout: Option<Duration>,
-        recorded: Option<About>,
-    ) -> Result<Call, Failure> {
-        let started = Instant::now();
-        let snapshot = self.directory.snapshot();
-        let snapshot = snapshot
-            .as_ref()
-            .ok_or_else(|| Failure::NoDirectory { control_plane: self.config.control_planes.join(", ") })?;
-        let agents = snapshot.tenant(tenant);
-        let (entry, pass) = match target {
-            Target::Agent(id) => {
-                let known = || agents.into_iter().flat_map(|t| t.agents.keys()).map(String::as_str);
-                let entry = agents
-                    .and_then(|tenant| tenant.agents.get(id))
-                    .ok_or_else(|| Failure::unknown_agent(tenant, id, known()))?;
-                let pass = entry.vitals.breaker.enter(started).map_err(|retry_in| {
-                    entry.vitals.rejected();
-                    Failure::Ejected { who: format!("agent {}", entry.who()), retry_in }
-                })?;
-                (entry, pass)
-            }
-            Target::Capability(capability) => {
-                let known = || agents.into_iter().flat_map(|t| t.capabilities.keys()).map(String::as_str);
-                let able = agents
-                    .and_then(|tenant| tenant.capabilities.get(capability))
-                    .ok_or_else(|| Failure::no_capability(tenant, capability, known()))?;
-                self.choose(able, capability, started)?
-            }
-        };
-        entry.vitals.call_began();
-        let timeout = timeout.unwrap_or(self.config.default_deadline);
-        Ok(Call {
-            span: info_span!(
-                "call",
-                otel.kind = "client",
-                agent = entry.agent.key.id,
-                tenant,
-                outcome = Empty,
-                confidence = Empty
-            ),
-            caller: self.clone(),
-            entry: entry.clone(),
-            probe: matches!(pass, Pass::Probe),
-            pass: Some(pass),
-            started,
-            at: self.env.now(),
-            timeout,
-            recorded,
-        })
-    }
-
-    fn choose<'a>(
-        &self,
-        able: &'a [Arc<Entry>],
-        capability: &str,
-        now: Instant,
-    ) -> Result<(&'a Arc<Entry>, Pass), Failure> {
-        // Another core may take the probe that was picked: then there is one fewer to pick.
-        for _ in 0..=able.len() {
-            let admits = |entry: &Arc<Entry>| entry.vitals.breaker.wait(now).is_none();
-            let load = |entry: &Arc<Entry>| entry.vitals.load();
-            let Some(entry) = balance::pick(able, admits, load, self.env.random()) else { break };
-            if let Ok(pass) = entry.vitals.breaker.enter(now) {
-                return Ok((entry, pass));
-            }
-        }
-        able.iter().for_each(|entry| entry.vitals.rejected());
-        let waits = able.iter().filter_map(|entry| entry.vitals.breaker.wait(now));
-        let retry_in = waits.min().unwrap_or_default();
-        let who = format!("the {} agents with the capability \"{capability}\"", able.len());
-        Err(Failure::Ejected { who, retry_in })
-    }
-}
+/// What tells a gateway whom a call is for.
+const AGENT: HeaderName = HeaderName::from_static(wire::AGENT);
+const TENANT: HeaderName = HeaderName::from_static(wire::TENANT);
 
 /// A call under way. Dropped before it is settled, it was cancelled.
 pub(crate) struct Call {
@@ -155,6 +51,7 @@ pub(crate) struct Call {
     /// Gone when it is settled.
     pass: Option<Pass>,
     probe: bool,
+    deadline: Instant,
     timeout: Duration,
     recorded: Option<About>,
 }
@@ -166,6 +63,38 @@ pub(crate) struct Answering {
 }
 
 impl Call {
+    /// A call to an agent that has let it in.
+    pub(crate) fn new(
+        caller: Rc<Caller>,
+        ask: &Ask<'_>,
+        entry: Arc<Entry>,
+        pass: Pass,
+        now: Instant,
+    ) -> Self {
+        entry.vitals.call_began();
+        ask.asked.replace(Some(entry.clone()));
+        let timeout = ask.timeout.unwrap_or(caller.config.default_deadline);
+        Self {
+            span: info_span!(
+                "call",
+                otel.kind = "client",
+                agent = entry.agent.key.id,
+                tenant = ask.tenant,
+                outcome = Empty,
+                confidence = Empty
+            ),
+            at: caller.env.now(),
+            caller,
+            entry,
+            probe: matches!(pass, Pass::Probe),
+            pass: Some(pass),
+            started: now,
+            deadline: ask.started + timeout,
+            timeout,
+            recorded: ask.recorded.clone(),
+        }
+    }
+
     /// Makes the caller's span the parent of the call's; not once that is entered.
     pub(crate) fn continue_trace(&self, headers: &HeaderMap) {
         if !self.span.is_disabled() {
@@ -179,53 +108,43 @@ impl Call {
         &self,
         path: PathAndQuery,
         headers: HeaderMap,
-        upload: Rc<Upload>,
+        upload: &Rc<Upload>,
     ) -> Result<Answering, Failure> {
         let pool = self.caller.pools.to(&self.entry);
-        let upload = Uploading(upload);
-        let mut deadline = Box::pin(sleep_until(self.started + self.timeout));
-        let head = self.head(path, headers);
+        let mut deadline = Box::pin(sleep_until(self.deadline));
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let mut head = head(&self.entry, path, headers, left);
+        if !self.span.is_disabled() {
+            self.span.in_scope(|| propagate::inject(&mut head.headers));
+        }
         let mut lease = None;
         let response = tokio::select! {
             biased;
-            sent = pool.send(head, &upload.0, self.probe, &mut lease) => sent?,
+            sent = pool.send(head, upload, self.probe, &mut lease) => sent?,
             () = &mut deadline => {
                 lease.iter().for_each(Lease::timed_out);
                 return Err(Failure::Deadline { agent: self.entry.who(), after: self.timeout });
             }
         };
         let (head, body) = self.check(response)?.into_parts();
+        self.heed(&head.headers);
         let body = Answer {
             upstream: Some(body),
+            peeked: None,
             deadline,
             entry: self.entry.clone(),
             timeout: self.timeout,
             lease,
-            _upload: upload,
+            upload: None,
         };
         Ok(Answering { head, body })
     }
 
-    fn head(&self, path: PathAndQuery, mut headers: HeaderMap) -> Parts {
-        let left = self.timeout.saturating_sub(self.started.elapsed());
-        headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
-        if let Some((tenant, id)) = &self.entry.through {
-            headers.insert(TENANT, tenant.clone());
-            headers.insert(AGENT, id.clone());
+    /// What the agent says of its load, in the head or the trailers of an answer.
+    pub(crate) fn heed(&self, headers: &HeaderMap) {
+        if let Some(report) = Report::read(headers) {
+            self.entry.vitals.load.reports(report, Instant::now());
         }
-        if !self.span.is_disabled() {
-            self.span.in_scope(|| propagate::inject(&mut headers));
-        }
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(if self.entry.expect.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
-        uri.authority = Some(self.entry.authority.clone());
-        uri.path_and_query = Some(path);
-        let (mut head, ()) = http::Request::new(()).into_parts();
-        head.method = http::Method::POST;
-        head.version = http::Version::HTTP_2;
-        head.uri = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
-        head.headers = headers;
-        head
     }
 
     /// Only gRPC is passed on.
@@ -278,7 +197,7 @@ impl Call {
         // Randomness costs; only an opening breaker needs it.
         let random = if verdict == Verdict::Sick { caller.env.random() } else { 0 };
         vitals.breaker.settle(pass, verdict, now, random);
-        vitals.call_ended(outcome, verdict, confidence, took);
+        vitals.call_ended(outcome, verdict, confidence, took, now);
         self.span.record("outcome", tracing::field::debug(outcome));
         if let Some(confidence) = confidence {
             self.span.record("confidence", confidence.get());
@@ -296,13 +215,23 @@ impl Drop for Call {
     }
 }
 
-/// Ends the upload with the call.
-struct Uploading(Rc<Upload>);
-
-impl Drop for Uploading {
-    fn drop(&mut self) {
-        self.0.end();
+/// A request's head as it goes to an agent: what is `left` of the time, and whom a gateway is to pass it on to.
+pub(crate) fn head(entry: &Entry, path: PathAndQuery, mut headers: HeaderMap, left: Duration) -> Parts {
+    headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
+    if let Some((tenant, id)) = &entry.through {
+        headers.insert(TENANT, tenant.clone());
+        headers.insert(AGENT, id.clone());
     }
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if entry.expect.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(entry.authority.clone());
+    uri.path_and_query = Some(path);
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = http::Method::POST;
+    head.version = http::Version::HTTP_2;
+    head.uri = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
+    head.headers = headers;
+    head
 }
 
 /// An agent's response body, until its end, the deadline, or a break. Dropped early, it cancels the call at
@@ -310,16 +239,37 @@ impl Drop for Uploading {
 pub(crate) struct Answer {
     /// Gone after an end of whatever kind.
     upstream: Option<Incoming>,
+    /// Taken before its time.
+    peeked: Option<Frame<Bytes>>,
     deadline: Pin<Box<Sleep>>,
     entry: Arc<Entry>,
     timeout: Duration,
     lease: Option<Lease>,
-    _upload: Uploading,
+    /// Ends with the answer, once it is the one that counts.
+    pub(crate) upload: Option<Uploading>,
+}
+
+impl Answering {
+    /// Waits for the first frame. An answer that is nothing but trailers then has them in its head.
+    pub(crate) async fn peek(&mut self) -> Result<(), Failure> {
+        let Some(frame) = poll_fn(|cx| self.body.poll_frame(cx)).await.transpose()? else { return Ok(()) };
+        match frame.into_trailers() {
+            Ok(trailers) => {
+                self.head.headers.extend(trailers);
+                self.body.upstream = None;
+            }
+            Err(frame) => self.body.peeked = Some(frame),
+        }
+        Ok(())
+    }
 }
 
 impl Answer {
     /// The next frame; `None` after the last.
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if let Some(frame) = self.peeked.take() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let Some(upstream) = self.upstream.as_mut() else { return Poll::Ready(None) };
         let failure = if self.deadline.as_mut().poll(cx).is_ready() {
             self.lease.iter().for_each(Lease::timed_out);
@@ -340,63 +290,6 @@ impl Answer {
 
     /// Whether nothing follows the head.
     pub(crate) fn is_empty(&self) -> bool {
-        self.upstream.as_ref().is_none_or(Body::is_end_stream)
-    }
-}
-
-/// A deadline as gRPC writes it: at most eight digits and a unit.
-fn grpc_timeout(left: Duration) -> HeaderValue {
-    const DIGITS: u128 = 100_000_000;
-    let micros = left.as_micros();
-    let text = if micros < DIGITS {
-        format!("{micros}u")
-    } else if micros / 1000 < DIGITS {
-        format!("{}m", micros / 1000)
-    } else {
-        format!("{}S", (micros / 1_000_000).min(DIGITS - 1))
-    };
-    HeaderValue::try_from(text).expect("digits and a letter")
-}
-
-/// Reads a deadline as gRPC writes it.
-pub(crate) fn parse_grpc_timeout(value: &HeaderValue) -> Result<Duration, Failure> {
-    let malformed = || {
-        let shown = String::from_utf8_lossy(value.as_bytes());
-        Failure::Malformed(format!(
-            "grpc-timeout \"{shown}\" is not up to eight digits and one of H M S m u n"
-        ))
-    };
-    let text = value.to_str().map_err(|_| malformed())?;
-    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(malformed)?;
-    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(malformed());
-    }
-    let n: u64 = digits.parse().map_err(|_| malformed())?;
-    Ok(match unit {
-        "H" => Duration::from_secs(n * 3600),
-        "M" => Duration::from_secs(n * 60),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return Err(malformed()),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deadlines_read_as_they_are_written() {
-        for left in [0, 1, 999_999, 99_999_999, 100_000_000, 7_200_000_000] {
-            let left = Duration::from_micros(left);
-            assert_eq!(parse_grpc_timeout(&grpc_timeout(left)).unwrap(), left);
-        }
-        assert!(parse_grpc_timeout(&grpc_timeout(Duration::MAX)).unwrap() > Duration::from_secs(3600));
-        for bad in ["", "5", "S", "123456789S", "1.5S", "-1S", "5x", "5 S", "+5S"] {
-            assert!(parse_grpc_timeout(&HeaderValue::from_static(bad)).is_err(), "{bad}");
-        }
-        assert_eq!(parse_grpc_timeout(&HeaderValue::from_static("2H")).unwrap(), Duration::from_secs(7200));
+        self.peeked.is_none() && self.upstream.as_ref().is_none_or(Body::is_end_stream)
     }
 }

@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use parallax_security::Plaintext;
+use serde::{Deserialize, Serialize};
 
-use crate::{breaker::Policy, error::Error};
+use crate::{balance::Balance, breaker::Policy, error::Error};
 
 /// A node's settings, filled by its owner. Port 0 takes a free one.
 #[derive(Clone, Debug)]
@@ -35,6 +36,12 @@ pub struct Config {
     /// Streams that a caller may have open on one connection.
     pub max_streams: u32,
 
+    /// Whom to ask.
+    pub balance: Balance,
+    /// Whom to ask when that failed.
+    pub retry: Retry,
+    /// Whom to ask when that takes long.
+    pub hedge: Hedge,
     /// When an agent is not asked any more, and for how long.
     pub breaker: Policy,
     /// How long the breakers of agents that have left are remembered.
@@ -68,6 +75,43 @@ pub struct Config {
     pub drain: Duration,
 }
 
+/// Another agent of the group is asked when that can do no harm: the first one has provably not begun, or says
+/// so (RESOURCE_EXHAUSTED), or the call is marked idempotent. Always within the caller's deadline.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// Further agents that one call may be sent to (Envoy's `num_retries`).
+    pub max: usize,
+    /// Share of a group's calls that may be retries; percent (Envoy's `retry_budget.budget_percent`).
+    pub budget_percent: u32,
+    /// Retries a second beyond that, for groups with few calls (Finagle's `minRetriesPerSec`).
+    pub min_per_second: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max: 2, budget_percent: 20, min_per_second: 3 }
+    }
+}
+
+/// A second agent is asked beside a slow one, for calls that are marked idempotent ("The Tail at Scale", 2013).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hedge {
+    /// Share of a group's calls that may be hedges; percent. 0 turns it off.
+    pub budget_percent: u32,
+    /// A call is slow when it takes longer than this share of the group's calls; 0 to 1.
+    pub quantile: f64,
+    /// And at least so long; milliseconds.
+    pub min_delay_ms: u64,
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self { budget_percent: 5, quantile: 0.95, min_delay_ms: 1 }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -83,6 +127,9 @@ impl Default for Config {
             max_message: 16 << 20,
             max_calls_per_stream: 1024,
             max_streams: 4096,
+            balance: Balance::default(),
+            retry: Retry::default(),
+            hedge: Hedge::default(),
             breaker: Policy::default(),
             remember: Duration::from_secs(600),
             connections_per_agent: 2,
@@ -110,8 +157,24 @@ impl Config {
             ("sample_queue", self.sample_queue),
             ("breaker.failures", self.breaker.failures.into()),
         ];
-        match counts.into_iter().find(|(_, count)| *count == 0) {
-            Some((field, _)) => Err(Error::Config { field, problem: "is 0; it must be 1 or more" }),
+        if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(Error::Config { field, problem: "is 0; it must be 1 or more" });
+        }
+        let shares = [
+            ("balance.latency_weight", self.balance.latency_weight),
+            ("balance.cost_weight", self.balance.cost_weight),
+            ("hedge.quantile", self.hedge.quantile),
+        ];
+        if let Some((field, _)) = shares.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return Err(Error::Config { field, problem: "must be between 0 and 1" });
+        }
+        let percents = [
+            ("balance.explore_percent", self.balance.explore_percent),
+            ("retry.budget_percent", self.retry.budget_percent),
+            ("hedge.budget_percent", self.hedge.budget_percent),
+        ];
+        match percents.into_iter().find(|(_, percent)| *percent > 100) {
+            Some((field, _)) => Err(Error::Config { field, problem: "is more than 100 percent" }),
             None => Ok(()),
         }
     }

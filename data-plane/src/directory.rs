@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -16,7 +15,12 @@ use parallax_telemetry::metrics::DataPlaneMetrics;
 use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
-use crate::{breaker::Policy, vitals::Vitals};
+use crate::{
+    balance::hash,
+    config::Config,
+    group::{Group, Shared},
+    vitals::Vitals,
+};
 
 pub(crate) mod follow;
 
@@ -34,6 +38,10 @@ pub(crate) struct Entry {
     pub(crate) served_by: HeaderValue,
     /// What tells a gateway whom the call is for: tenant and id.
     pub(crate) through: Option<(HeaderValue, HeaderValue)>,
+    /// Of the id: where the agent stands among others.
+    pub(crate) hash: u64,
+    /// What a call costs, by the label `cost`; 0 when it states none that is a positive number.
+    pub(crate) cost: f64,
 }
 
 impl Entry {
@@ -55,7 +63,10 @@ impl Entry {
         };
         let tenant = HeaderValue::from_str(&agent.key.tenant).map_err(|e| format!("tenant: {e}"))?;
         let through = (agent.transport == Transport::Gateway).then(|| (tenant, served_by.clone()));
-        Ok(Self { agent, vitals, route, authority, expect, served_by, through })
+        let hash = hash(agent.key.id.as_bytes());
+        let cost = agent.metadata.labels.get("cost").and_then(|cost| cost.parse().ok());
+        let cost = cost.filter(|cost: &f64| cost.is_finite() && *cost > 0.0).unwrap_or_default();
+        Ok(Self { agent, vitals, route, authority, expect, served_by, through, hash, cost })
     }
 }
 
@@ -63,7 +74,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Tenant {
     pub(crate) agents: HashMap<String, Arc<Entry>>,
-    pub(crate) capabilities: HashMap<String, Vec<Arc<Entry>>>,
+    pub(crate) capabilities: HashMap<String, Group>,
 }
 
 /// Everyone, at one revision of the registry.
@@ -85,23 +96,6 @@ impl Snapshot {
     /// The ways that are in use.
     pub(crate) fn routes(&self) -> HashSet<u64> {
         self.entries().map(|entry| entry.route).collect()
-    }
-
-    fn of<'a>(revision: u64, entries: impl Iterator<Item = &'a Arc<Entry>>) -> Self {
-        let mut tenants: HashMap<String, Tenant> = HashMap::new();
-        for entry in entries {
-            let AgentKey { tenant, id } = &entry.agent.key;
-            let tenant = tenants.entry(tenant.clone()).or_default();
-            tenant.agents.insert(id.clone(), entry.clone());
-            for capability in &entry.agent.capabilities {
-                let able = tenant.capabilities.entry(capability.clone()).or_default();
-                // An agent may name a capability twice.
-                if able.last().is_none_or(|last| last.agent.key != entry.agent.key) {
-                    able.push(entry.clone());
-                }
-            }
-        }
-        Self { revision, tenants }
     }
 }
 
@@ -136,17 +130,25 @@ impl Directory {
 
 /// Keeps the entries from one snapshot to the next. Owned by the one task that follows the control plane.
 pub(crate) struct Book {
-    policy: Policy,
-    remember: Duration,
+    config: Arc<Config>,
     metrics: DataPlaneMetrics,
     entries: BTreeMap<AgentKey, Arc<Entry>>,
     departed: HashMap<AgentKey, (Arc<Vitals>, Instant)>,
+    /// By tenant and capability.
+    groups: HashMap<(String, String), Arc<Shared>>,
     routes: u64,
 }
 
 impl Book {
-    pub(crate) fn new(policy: Policy, remember: Duration, metrics: DataPlaneMetrics) -> Self {
-        Self { policy, remember, metrics, entries: BTreeMap::new(), departed: HashMap::new(), routes: 0 }
+    pub(crate) fn new(config: Arc<Config>, metrics: DataPlaneMetrics) -> Self {
+        Self {
+            config,
+            metrics,
+            entries: BTreeMap::new(),
+            departed: HashMap::new(),
+            groups: HashMap::new(),
+            routes: 0,
+        }
     }
 
     /// The whole registry: who is not in it has left.
@@ -178,7 +180,9 @@ impl Book {
         let vitals = match (before, self.departed.remove(&key)) {
             (Some(before), _) => before.vitals.clone(),
             (None, Some((vitals, _))) => vitals,
-            (None, None) => Arc::new(Vitals::new(self.policy, self.metrics.agent(&key.tenant, &key.id), now)),
+            (None, None) => {
+                Arc::new(Vitals::new(self.config.breaker, self.metrics.agent(&key.tenant, &key.id), now))
+            }
         };
         match Entry::new(agent, vitals, route) {
             Ok(entry) => {
@@ -201,14 +205,40 @@ impl Book {
     /// The snapshot as it is now; forgets those who left long ago.
     pub(crate) fn snapshot(&mut self, revision: u64, now: Instant) -> Snapshot {
         self.departed.retain(|key, (_, left)| {
-            let keep = now.saturating_duration_since(*left) < self.remember;
+            let keep = now.saturating_duration_since(*left) < self.config.remember;
             if !keep {
                 self.metrics.remove_agent(&key.tenant, &key.id);
             }
             keep
         });
         self.metrics.directory_agents.set(i64::try_from(self.entries.len()).unwrap_or(i64::MAX));
-        Snapshot::of(revision, self.entries.values())
+        Snapshot { revision, tenants: self.tenants(now) }
+    }
+
+    fn tenants(&mut self, now: Instant) -> HashMap<String, Tenant> {
+        let mut tenants: HashMap<String, Tenant> = HashMap::new();
+        let mut groups = HashMap::new();
+        for entry in self.entries.values() {
+            let AgentKey { tenant: name, id } = &entry.agent.key;
+            let tenant = tenants.entry(name.clone()).or_default();
+            tenant.agents.insert(id.clone(), entry.clone());
+            for capability in &entry.agent.capabilities {
+                let group = tenant.capabilities.entry(capability.clone()).or_insert_with(|| {
+                    let key = (name.clone(), capability.clone());
+                    let shared = self.groups.remove(&key);
+                    let shared =
+                        shared.unwrap_or_else(|| Arc::new(Shared::new(capability, &self.config, now)));
+                    groups.insert(key, shared.clone());
+                    Group { members: Vec::new(), shared }
+                });
+                // An agent may name a capability twice.
+                if group.members.last().is_none_or(|last| last.agent.key != entry.agent.key) {
+                    group.members.push(entry.clone());
+                }
+            }
+        }
+        self.groups = groups;
+        tenants
     }
 
     fn depart(&mut self, key: &AgentKey, now: Instant) {
@@ -220,6 +250,8 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use parallax_proto::{controlplane::v1 as wire, registry::AgentRegistration};
     use parallax_telemetry::Registry;
 
@@ -240,7 +272,7 @@ mod tests {
 
     fn book() -> Book {
         let metrics = DataPlaneMetrics::new(&mut Registry::default());
-        Book::new(Policy::default(), Duration::from_secs(60), metrics)
+        Book::new(Arc::new(Config { remember: Duration::from_secs(60), ..Config::default() }), metrics)
     }
 
     fn entry(snapshot: &Snapshot, id: &str) -> Arc<Entry> {
@@ -252,12 +284,12 @@ mod tests {
         let (mut book, now) = (book(), Instant::now());
         book.replace(vec![record("a", "h:1", &["x", "x"]), record("b", "h:2", &["x"])], now);
         let first = book.snapshot(1, now);
-        assert_eq!(first.tenant("default").unwrap().capabilities["x"].len(), 2);
+        assert_eq!(first.tenant("default").unwrap().capabilities["x"].members.len(), 2);
 
         book.upsert(record("a", "h:1", &["y"]), now);
         let second = book.snapshot(2, now);
         assert_eq!(entry(&second, "a").route, entry(&first, "a").route, "connections are kept");
-        assert_eq!(second.tenant("default").unwrap().capabilities["x"].len(), 1);
+        assert_eq!(second.tenant("default").unwrap().capabilities["x"].members.len(), 1);
         assert!(Arc::ptr_eq(&entry(&second, "b"), &entry(&first, "b")));
 
         let key = WireKey { tenant: "default".into(), agent_id: "a".into() };

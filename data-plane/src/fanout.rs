@@ -4,6 +4,7 @@
 //! leaves behind keeps running: when it breaks, its calls are cancelled.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     future::{Future, poll_fn},
     rc::Rc,
@@ -36,7 +37,9 @@ use tonic::{Status, Streaming};
 use tracing::{Instrument, debug};
 
 use crate::{
-    call::{About, Answer, Answering, Call, Caller, Target},
+    ask::{About, Ask, Hints, Target},
+    call::{Answer, Answering, Call},
+    caller::{Caller, Sent},
     error::Failure,
     proxy::{ANALYZE, Origin},
     tracker::micros,
@@ -124,26 +127,16 @@ async fn perform(
     cancelled: oneshot::Receiver<String>,
 ) -> CallOutcome {
     let (call_id, started_at, started) = (wanted.call_id, caller.env.now(), tokio::time::Instant::now());
-    let mut agent_id = String::new();
-    let result = match begin(&caller, &origin, &mut wanted) {
-        Err(failure) => Err(failure),
-        Ok(call) => {
-            agent_id.clone_from(&call.entry.agent.key.id);
-            let headers = headers(&origin, &wanted);
-            if let Ok(headers) = &headers {
-                call.continue_trace(headers);
-            }
-            let span = call.span.clone();
-            let request = wanted.request.unwrap_or_default();
-            let asked = ask(&call, headers, &request, caller.config.max_message).instrument(span);
+    let request = request(&caller, &mut wanted);
+    let (result, agent_id) = match ask(&origin, &wanted, &request) {
+        Err(failure) => (Err(failure), String::new()),
+        Ok(ask) => {
             let result = tokio::select! {
                 biased;
-                result = asked => result,
+                result = answer(&caller, &ask, headers(&origin, &wanted), &request) => result,
                 Ok(reason) = cancelled => Err(Failure::Cancelled(reason)),
             };
-            let confidence = |answer: &WireAnswer| answer.confidence.and_then(Confidence::stated);
-            call.settle(result.as_ref().map(confidence));
-            result
+            (result, ask.asked.take().map(|entry| entry.agent.key.id.clone()).unwrap_or_default())
         }
     };
     let outcome = match result {
@@ -162,21 +155,33 @@ async fn perform(
     }
 }
 
-fn begin(caller: &Rc<Caller>, origin: &Origin, wanted: &mut WireCall) -> Result<Call, Failure> {
+/// What the agent is sent: with the node's deadline if the call has none.
+fn request(caller: &Caller, wanted: &mut WireCall) -> AgentRequest {
+    let mut request = wanted.request.take().unwrap_or_default();
+    if request.timeout_ms <= 0 {
+        let default = caller.config.default_deadline.as_millis();
+        request.timeout_ms = i32::try_from(default).unwrap_or(i32::MAX);
+    }
+    request
+}
+
+fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, request: &AgentRequest) -> Result<Ask<'a>, Failure> {
     use wire_v1::call::Target as Wanted;
     let target = match &wanted.target {
         Some(Wanted::AgentId(agent)) => Target::Agent(agent),
         Some(Wanted::Capability(capability)) => Target::Capability(capability),
         None => return Err(Failure::Malformed("the call names neither agent_id nor capability".to_owned())),
     };
-    let request = wanted.request.get_or_insert_default();
-    let about = About { pattern: request.pattern_name.clone(), task: request.task_id.clone() };
-    let timeout = u64::try_from(request.timeout_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
-    if timeout.is_none() {
-        let default = caller.config.default_deadline.as_millis();
-        request.timeout_ms = i32::try_from(default).unwrap_or(i32::MAX);
-    }
-    caller.begin(origin.tenant(Some(&wanted.tenant)), target, timeout, Some(about))
+    Ok(Ask {
+        tenant: origin.tenant(Some(&wanted.tenant)),
+        target,
+        started: tokio::time::Instant::now(),
+        timeout: Some(Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default())),
+        recorded: Some(About { pattern: request.pattern_name.clone(), task: request.task_id.clone() }),
+        unary: true,
+        hints: Hints::read(&wanted.strategy, &wanted.affinity, wanted.idempotent)?,
+        asked: RefCell::default(),
+    })
 }
 
 /// What goes with the request.
@@ -197,14 +202,23 @@ fn headers(origin: &Origin, wanted: &WireCall) -> Result<HeaderMap, Failure> {
     Ok(headers)
 }
 
-async fn ask(
-    call: &Call,
+/// Asks until there is an answer, and reads it.
+async fn answer(
+    caller: &Rc<Caller>,
+    ask: &Ask<'_>,
     headers: Result<HeaderMap, Failure>,
     request: &AgentRequest,
-    limit: usize,
 ) -> Result<WireAnswer, Failure> {
     let upload = Upload::whole(framed(request));
-    let answering = call.send(PathAndQuery::from_static(ANALYZE), headers?, upload).await?;
+    let sent = Sent { path: PathAndQuery::from_static(ANALYZE), headers: headers?, upload: &upload };
+    let (call, answering) = caller.call(ask, sent).await?;
+    let span = call.span.clone();
+    let answer = read(&call, answering, caller.config.max_message).instrument(span).await;
+    call.settle(answer.as_ref().map(|answer| answer.confidence.and_then(Confidence::stated)));
+    answer
+}
+
+async fn read(call: &Call, answering: Answering, limit: usize) -> Result<WireAnswer, Failure> {
     let Answering { head, mut body } = answering;
     if body.is_empty() {
         call.status(&head.headers)?;
@@ -230,7 +244,9 @@ async fn collect(call: &Call, body: &mut Answer, limit: usize) -> Result<Bytes, 
             Err(frame) => status = frame.into_trailers().ok(),
         }
     }
-    call.status(&status.unwrap_or_default())?;
+    let trailers = status.unwrap_or_default();
+    call.heed(&trailers);
+    call.status(&trailers)?;
     let message = bytes.freeze();
     let Some((prefix, rest)) = message.split_at_checked(PREFIX) else {
         return Err(bad("no message, and no error either".to_owned()));

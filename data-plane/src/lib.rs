@@ -8,8 +8,9 @@
 //! It is not a place for decisions about runs, knows no pattern, and keeps nothing on disk.
 //!
 //! The way of a call: `server` accepts a connection on one worker, `services` decides who may call what,
-//! `proxy` or `fanout` says whom the call is for, `call` chooses (`directory`, `balance`, `breaker`) and sends
-//! (`pool`, `upload`), and what was seen goes to `vitals` and `tracker`.
+//! `proxy` or `fanout` says what is asked for (`ask`), `caller` chooses whom to ask, first, next and beside
+//! (`directory`, `group`, `balance`, `breaker`), a `call` is sent (`pool`, `upload`), and what was seen goes to
+//! `vitals`, `load` and `tracker`.
 //!
 //! Invariants:
 //! - The data plane never imports the control plane; they meet over gRPC.
@@ -17,23 +18,29 @@
 //! - No lock is taken on the path of a call. A worker's state is its thread's own; what workers share are
 //!   snapshots that are replaced, and atomics.
 //! - No call waits for the control plane: while it is away the last directory serves on.
-//! - No call is sent twice unless the agent provably never saw it.
+//! - No call is sent twice unless the agent provably never saw it, has refused it, or the caller says that it may
+//!   be; and never beyond the budgets of its group.
 //! - Every call that was let in is settled exactly once, the dropped ones included: a breaker's probe, a count
 //!   of calls in flight, and a connection are never leaked.
 //! - A deadline needs no cooperation of the agent, and cancelling a call reaches it.
 //! - The tenant of a call comes from the caller's certificate; only the control plane speaks for others.
 
+mod ask;
 mod balance;
 mod breaker;
 mod call;
+mod caller;
 mod channel;
 mod config;
 mod directory;
 mod error;
 mod fanout;
 mod gather;
+mod group;
+mod load;
 mod local;
 mod pool;
+mod probe;
 mod proxy;
 mod scan;
 mod server;
@@ -52,8 +59,9 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tracing::{error, info};
 
+pub use balance::{Balance, Strategy};
 pub use breaker::Policy;
-pub use config::Config;
+pub use config::{Config, Hedge, Retry};
 pub use error::Error;
 
 use directory::{
@@ -114,6 +122,7 @@ impl DataPlane {
                 env: env.clone(),
                 directory: directory.clone(),
                 recorder: recorder.clone(),
+                metrics: metrics.clone(),
                 routes: Routes::new(health_service.clone()),
                 life: life.clone(),
             };

@@ -140,7 +140,6 @@ impl Pool {
             let mut error = match send.try_send_request(request).await {
                 Ok(response) => {
                     lease.connection.heard.set(Instant::now());
-                    upload.answered();
                     return Ok(response);
                 }
                 Err(error) => error,

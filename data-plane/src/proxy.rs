@@ -4,6 +4,7 @@
 //! the bytes that pass.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -15,10 +16,12 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use parallax_runtime::{DEFAULT_TENANT, error::status, wire};
 use parallax_security::{Kind, Peer};
-use tracing::Instrument;
+use tokio::time::Instant;
 
 use crate::{
-    call::{AGENT, About, Answer, Answering, Call, Caller, GRPC_TIMEOUT, TENANT, Target, parse_grpc_timeout},
+    ask::{About, Ask, GRPC_TIMEOUT, Routing, parse_grpc_timeout},
+    call::{Answer, Answering, Call},
+    caller::{Caller, Sent},
     error::Failure,
     scan::Scanner,
     services::Reply,
@@ -30,8 +33,9 @@ pub(crate) const PREFIX: &str = "/parallax.confidence.ConfidenceAgent/";
 /// Its answers are `ConfidenceResult`s.
 pub(crate) const ANALYZE: &str = "/parallax.confidence.ConfidenceAgent/Analyze";
 const STREAM_ANALYZE: &str = "/parallax.confidence.ConfidenceAgent/StreamAnalyze";
+const GET_CAPABILITIES: &str = "/parallax.confidence.ConfidenceAgent/GetCapabilities";
+pub(crate) const HEALTH_CHECK: &str = "/parallax.confidence.ConfidenceAgent/HealthCheck";
 
-const CAPABILITY: HeaderName = HeaderName::from_static(wire::CAPABILITY);
 const CLIENT_ID: HeaderName = HeaderName::from_static(wire::CLIENT_ID);
 const SERVED_BY: HeaderName = HeaderName::from_static(wire::SERVED_BY);
 
@@ -87,52 +91,39 @@ async fn forward(
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let scanned = matches!(path.as_str(), ANALYZE | STREAM_ANALYZE);
-    let call = match begin(&caller, origin, &mut head.headers, scanned.then(About::default)) {
-        Ok(call) => call,
+    let routing = Routing::take(&mut head.headers);
+    let ask = match ask(&routing, origin, &head.headers, path.as_str()) {
+        Ok(ask) => ask,
         Err(failure) => {
             discard(body);
             return Err(failure);
         }
     };
-    call.continue_trace(&head.headers);
     head.headers.insert(CLIENT_ID, origin.client_id.clone());
-    let span = call.span.clone();
-    let sent = call.send(path, head.headers, Upload::streamed(body)).instrument(span).await;
-    match sent {
-        Ok(answering) => Ok(respond(call, answering, scanned)),
-        Err(failure) => {
-            call.settle(Err(&failure));
-            Err(failure)
-        }
-    }
+    let upload = Upload::streamed(body);
+    let (call, answering) = caller.call(&ask, Sent { path, headers: head.headers, upload: &upload }).await?;
+    Ok(respond(call, answering, scanned))
 }
 
-/// Takes the routing out of the headers and follows it.
-fn begin(
-    caller: &Rc<Caller>,
-    origin: &Origin,
-    headers: &mut HeaderMap,
-    recorded: Option<About>,
-) -> Result<Call, Failure> {
-    let (agent, capability, tenant) =
-        (headers.remove(AGENT), headers.remove(CAPABILITY), headers.remove(TENANT));
-    let target = match (&agent, &capability) {
-        (Some(agent), _) => Target::Agent(text(&AGENT, agent)?),
-        (None, Some(capability)) => Target::Capability(text(&CAPABILITY, capability)?),
-        (None, None) => {
-            return Err(Failure::Malformed(format!(
-                "the call names nobody to ask: set the metadata {AGENT} to an agent's id, or {CAPABILITY} to \
-                 a capability"
-            )));
-        }
-    };
-    let tenant = tenant.as_ref().map(|tenant| text(&TENANT, tenant)).transpose()?;
-    let timeout = headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose()?;
-    caller.begin(origin.tenant(tenant), target, timeout, recorded)
-}
-
-fn text<'a>(name: &HeaderName, value: &'a HeaderValue) -> Result<&'a str, Failure> {
-    value.to_str().map_err(|_| Failure::Malformed(format!("the metadata {name} is not plain ASCII text")))
+fn ask<'a>(
+    routing: &'a Routing,
+    origin: &'a Origin,
+    headers: &HeaderMap,
+    path: &str,
+) -> Result<Ask<'a>, Failure> {
+    let mut hints = routing.hints()?;
+    // What only reads can be asked twice.
+    hints.idempotent |= matches!(path, GET_CAPABILITIES | HEALTH_CHECK);
+    Ok(Ask {
+        tenant: origin.tenant(routing.tenant()?),
+        target: routing.target()?,
+        started: Instant::now(),
+        timeout: headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose()?,
+        recorded: matches!(path, ANALYZE | STREAM_ANALYZE).then(About::default),
+        unary: path != STREAM_ANALYZE,
+        hints,
+        asked: RefCell::default(),
+    })
 }
 
 fn respond(call: Call, answering: Answering, scanned: bool) -> Response<Reply> {
@@ -192,6 +183,7 @@ impl Body for Proxied {
             Some(Ok(frame)) => match frame.into_trailers() {
                 Ok(mut trailers) => {
                     let ended = call.status(&trailers);
+                    call.heed(&trailers);
                     this.end(ended, &mut trailers);
                     Frame::trailers(trailers)
                 }

@@ -14,6 +14,7 @@ use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parallax_runtime::{env::Env, lifecycle::Lifecycle};
 use parallax_security::{Acceptor, Alpn, Error as SecurityError, Tls, Transport};
+use parallax_telemetry::metrics::DataPlaneMetrics;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -27,7 +28,7 @@ use tonic::service::Routes;
 use tracing::{debug, error, warn};
 
 use crate::{
-    call::Caller,
+    caller::Caller,
     config::Config,
     directory::Directory,
     error::Error,
@@ -92,6 +93,7 @@ pub(crate) struct Worker {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) recorder: Recorder,
+    pub(crate) metrics: DataPlaneMetrics,
     /// Services that all workers share.
     pub(crate) routes: Routes,
     pub(crate) life: Lifecycle,
@@ -127,12 +129,12 @@ impl Worker {
     }
 
     async fn serve(self, listener: TcpListener) {
-        let Self { config, tls, env, directory, recorder, routes, life } = self;
+        let Self { config, tls, env, directory, recorder, metrics, routes, life } = self;
         let (calls, connections) = (TaskTracker::new(), TaskTracker::new());
         let acceptor = tls.acceptor(Alpn::Grpc, config.plaintext);
         let pools = Pools::new(config.clone(), tls, env.clone(), connections.clone());
         let mut changes = directory.changes();
-        let caller = Rc::new(Caller { config: config.clone(), env, directory, pools, recorder });
+        let caller = Rc::new(Caller { config: config.clone(), env, directory, pools, recorder, metrics });
         let (jobs, mut driven) = mpsc::channel(1);
         let routes = routes.add_service(Dispatcher { jobs }.service(config.max_message));
         let services = Services { caller: caller.clone(), routes: routes.prepare() };

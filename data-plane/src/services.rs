@@ -33,7 +33,7 @@ use tonic::{Status, Streaming, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
-    call::Caller,
+    caller::Caller,
     directory::Directory,
     fanout::Job,
     proxy::{self, Origin, Proxied},

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::{call::About, directory::Entry, directory::follow::jitter};
+use crate::{ask::About, directory::Entry, directory::follow::jitter};
 
 /// Samples per batch, and how long the first of one waits for others.
 const BATCH: (usize, Duration) = (500, Duration::from_millis(100));
@@ -142,7 +142,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{breaker::Policy, directory::Book};
+    use crate::{config::Config, directory::Book};
 
     /// Fails so often, then keeps what it is given.
     #[derive(Default)]
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn seen(metrics: &DataPlaneMetrics) -> Seen {
-        let mut book = Book::new(Policy::default(), Duration::ZERO, metrics.clone());
+        let mut book = Book::new(Arc::new(Config::default()), metrics.clone());
         let registration = AgentRegistration { id: "a".into(), endpoint: "h:1".into(), ..Default::default() };
         let record = wire::AgentRecord {
             tenant: "t".into(),

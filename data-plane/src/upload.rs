@@ -31,10 +31,14 @@ pub(crate) struct Upload {
     source: RefCell<Option<Incoming>>,
     kept: RefCell<Vec<Bytes>>,
     kept_bytes: Cell<usize>,
-    /// Whether `kept` is all that was sent.
+    /// Whether `kept` is all that has come.
     complete: Cell<bool>,
-    /// The attempt that may send; none is when the call has ended.
+    /// Whether all has come.
+    ended: Cell<bool>,
+    /// The attempt that may take from the source. Once all has come and is kept, any may send.
     attempt: Cell<u32>,
+    /// Nobody sends any more.
+    closed: Cell<bool>,
     waiting: Cell<Option<Waker>>,
 }
 
@@ -51,16 +55,18 @@ impl Upload {
 
     fn new(source: Option<Incoming>, kept: Vec<Bytes>) -> Rc<Self> {
         Rc::new(Self {
+            ended: Cell::new(source.as_ref().is_none_or(Body::is_end_stream)),
             source: RefCell::new(source),
             kept: RefCell::new(kept),
             kept_bytes: Cell::new(0),
             complete: Cell::new(true),
             attempt: Cell::new(0),
+            closed: Cell::new(false),
             waiting: Cell::new(None),
         })
     }
 
-    /// The body for a first or another attempt; what an earlier one has yet to send is given up.
+    /// The body for a first or another attempt. Unless the upload is whole, an earlier one sends no more.
     pub(crate) fn attempt(self: &Rc<Self>) -> Sending {
         self.attempt.set(self.attempt.get() + 1);
         self.wake();
@@ -72,16 +78,20 @@ impl Upload {
         self.complete.get()
     }
 
-    /// The agent has begun to answer: there is no other attempt.
+    /// Whether all has come and is kept: several attempts may send it side by side.
+    pub(crate) fn shareable(&self) -> bool {
+        self.ended.get() && self.complete.get()
+    }
+
+    /// An answer has begun: there is no other attempt, and what comes now is not kept.
     pub(crate) fn answered(&self) {
-        if self.source.borrow().is_some() {
+        if !self.ended.get() {
             self.complete.set(false);
         }
     }
 
-    /// The call has ended: the agent need not wait for the rest.
-    pub(crate) fn end(&self) {
-        self.attempt.set(u32::MAX);
+    fn end(&self) {
+        self.closed.set(true);
         if let Some(rest) = self.source.borrow_mut().take() {
             discard(rest);
         }
@@ -126,6 +136,21 @@ pub(crate) fn discard(mut rest: Incoming) {
     }));
 }
 
+/// Ends an upload when it is dropped: the agent need not wait for the rest.
+pub(crate) struct Uploading(Rc<Upload>);
+
+impl Uploading {
+    pub(crate) fn new(upload: &Rc<Upload>) -> Self {
+        Self(upload.clone())
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// One attempt's body.
 pub(crate) struct Sending {
     upload: Rc<Upload>,
@@ -136,7 +161,7 @@ pub(crate) struct Sending {
 
 impl Sending {
     fn current(&self) -> bool {
-        self.upload.attempt.get() == self.attempt
+        !self.upload.closed.get() && (self.upload.shareable() || self.upload.attempt.get() == self.attempt)
     }
 }
 
@@ -157,7 +182,12 @@ impl Body for Sending {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let polled = match self.upload.source.borrow_mut().as_mut() {
-            Some(source) => Pin::new(source).poll_frame(cx),
+            Some(source) => {
+                let polled = Pin::new(&mut *source).poll_frame(cx);
+                // Whoever sends is not asked again after the last frame.
+                self.upload.ended.set(matches!(polled, Poll::Ready(None)) || source.is_end_stream());
+                polled
+            }
             None => return Poll::Ready(None),
         };
         match polled {

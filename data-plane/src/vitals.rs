@@ -9,7 +9,10 @@ use parallax_runtime::{confidence::Confidence, store::CallOutcome};
 use parallax_telemetry::metrics::{AgentMetrics, BreakerState, ProxyOutcome};
 use tokio::time::Instant;
 
-use crate::breaker::{Breaker, Phase, Policy, Verdict};
+use crate::{
+    breaker::{Breaker, Phase, Policy, Verdict},
+    load::Load,
+};
 
 /// Weight of the newest call in the moving average of latencies.
 const LATENCY_WEIGHT: f64 = 0.1;
@@ -18,6 +21,7 @@ const LATENCY_WEIGHT: f64 = 0.1;
 #[derive(Debug)]
 pub(crate) struct Vitals {
     pub(crate) breaker: Breaker,
+    pub(crate) load: Load,
     pub(crate) metrics: AgentMetrics,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
@@ -33,6 +37,7 @@ impl Vitals {
     pub(crate) fn new(policy: Policy, metrics: AgentMetrics, now: Instant) -> Self {
         Self {
             breaker: Breaker::new(policy, now),
+            load: Load::new(now),
             metrics,
             in_flight: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -44,7 +49,7 @@ impl Vitals {
     }
 
     /// Calls in flight.
-    pub(crate) fn load(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
 
@@ -59,6 +64,7 @@ impl Vitals {
         verdict: Verdict,
         confidence: Option<Confidence>,
         took: Duration,
+        now: Instant,
     ) {
         self.in_flight.fetch_sub(1, Relaxed);
         self.metrics.in_flight.dec();
@@ -70,17 +76,30 @@ impl Vitals {
         if let Some(confidence) = confidence {
             self.confidence.store(confidence.get().to_bits(), Relaxed);
             self.metrics.confidence.observe(confidence.get());
+            self.load.worth(confidence.get());
+        } else if verdict == Verdict::Sick {
+            self.load.worth(0.0);
         }
         let micros = took.as_secs_f64() * 1e6;
         let before = f64::from_bits(self.latency.load(Relaxed));
-        // A call that was given up would have taken longer: it never makes the agent look faster.
-        let given_up = matches!(outcome, CallOutcome::Cancelled | CallOutcome::DeadlineExceeded);
+        // A call that was given up would have taken longer: it never makes the agent look faster. Neither does
+        // one that failed, or the agent that fails at once would be the one to ask.
+        let given_up = outcome != CallOutcome::Answered;
+        self.load.observe(took, given_up, now);
         if given_up && (before.is_nan() || micros < before) {
             return;
         }
         let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
         // Two cores may overwrite each other: an average bears that.
         self.latency.store(after.to_bits(), Relaxed);
+    }
+
+    /// What the next call is expected to take, in microseconds, going by how long calls took in the mean; 0
+    /// when nothing is known.
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn expected_mean(&self) -> f64 {
+        let latency = f64::from_bits(self.latency.load(Relaxed));
+        if latency.is_nan() { 0.0 } else { latency * (self.in_flight() as f64 + 1.0) }
     }
 
     /// Whether a deadline is shorter than the agent's answers usually take: missing it is no failure of the
@@ -118,7 +137,7 @@ impl Vitals {
         let (breaker, consecutive_failures) = self.breaker.view(now);
         let number = |cell: &AtomicU64| Some(f64::from_bits(cell.load(Relaxed))).filter(|n| !n.is_nan());
         View {
-            in_flight: self.load(),
+            in_flight: self.in_flight(),
             connections: self.connections.load(Relaxed),
             calls: self.calls.load(Relaxed),
             failures: self.failures.load(Relaxed),
@@ -168,7 +187,7 @@ mod tests {
         let (hasty, patient) = (Duration::from_millis(1), Duration::from_millis(200));
         let end = |outcome, took| {
             vitals.call_began();
-            vitals.call_ended(outcome, Verdict::Silent, None, took);
+            vitals.call_ended(outcome, Verdict::Silent, None, took, Instant::now());
         };
         end(CallOutcome::DeadlineExceeded, hasty);
         assert!(!vitals.usually_slower_than(hasty), "nothing is known of it yet");
@@ -179,6 +198,6 @@ mod tests {
         (0..1000).for_each(|_| end(CallOutcome::DeadlineExceeded, patient));
         assert!(vitals.usually_slower_than(Duration::from_millis(199)));
         assert!(!vitals.usually_slower_than(patient + hasty));
-        assert_eq!(vitals.load(), 0);
+        assert_eq!(vitals.in_flight(), 0);
     }
 }

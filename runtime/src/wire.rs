@@ -21,6 +21,13 @@ pub const CLIENT_ID: &str = "x-parallax-client-id";
 pub const EFFECT: &str = "x-parallax-effect";
 /// Metadata key with the number of the attempt, from 1.
 pub const ATTEMPT: &str = "x-parallax-attempt";
+/// Metadata key that names how the data plane chooses among agents: `round_robin`, `least_request`, `peak_ewma`,
+/// `confidence`, `consistent_hash`.
+pub const STRATEGY: &str = "x-parallax-strategy";
+/// Metadata key whose equal values go to the same agent.
+pub const AFFINITY: &str = "x-parallax-affinity";
+/// Metadata key that says (`true`) that asking twice does no harm.
+pub const IDEMPOTENT: &str = "x-parallax-idempotent";
 /// Trailer in which the data plane names the agent that answered.
 pub const SERVED_BY: &str = "x-parallax-served-by";
 

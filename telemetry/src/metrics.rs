@@ -141,6 +141,14 @@ pub struct DataPlaneMetrics {
     pub directory_agents: Gauge,
     directory_connected: Gauge,
     pub confidence_samples_dropped: Counter,
+    /// Calls that went on to another agent after a failure.
+    pub retries: Counter,
+    /// Calls that would have, but for the budget.
+    pub retries_denied: Counter,
+    /// Second calls beside a slow first one.
+    pub hedges: Counter,
+    /// Those of them that were answered first.
+    pub hedges_won: Counter,
     requests: Family<ProxyLabels, Counter>,
     duration: Histograms<AgentLabels>,
     in_flight: Family<AgentLabels, Gauge>,
@@ -173,6 +181,10 @@ impl DataPlaneMetrics {
             directory_agents: register(r, "parallax_directory_agents", "Agents in the directory", Gauge::default()),
             directory_connected: register(r, "parallax_directory_connected", "1 while the directory follows the control plane", Gauge::default()),
             confidence_samples_dropped: register(r, "parallax_confidence_samples_dropped", "Confidence samples lost to a full queue or a failing store", Counter::default()),
+            retries: register(r, "parallax_proxy_retries", "Calls sent on to another agent after a failure", Counter::default()),
+            retries_denied: register(r, "parallax_proxy_retries_denied", "Retries that the budget did not allow", Counter::default()),
+            hedges: register(r, "parallax_proxy_hedges", "Second calls made beside a slow first one", Counter::default()),
+            hedges_won: register(r, "parallax_proxy_hedges_won", "Hedges that were answered first", Counter::default()),
             requests: register(r, "parallax_proxy_requests", "Proxied calls, by agent and outcome", Family::default()),
             duration: register(r, "parallax_proxy_duration_seconds", "Time of proxied calls, by agent", Family::new_with_constructor(call_seconds)),
             in_flight: register(r, "parallax_proxy_in_flight", "Proxied calls under way, by agent", Family::default()),

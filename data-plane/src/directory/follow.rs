@@ -57,12 +57,12 @@ struct State {
 
 impl Followed {
     pub(crate) fn new(
-        config: &Config,
+        config: &Arc<Config>,
         directory: Arc<Directory>,
         metrics: DataPlaneMetrics,
         joining: Block,
     ) -> Arc<Self> {
-        let book = Book::new(config.breaker, config.remember, metrics.clone());
+        let book = Book::new(config.clone(), metrics.clone());
         let state = Mutex::new(State { book, revision: 0, live: 0, joining: Some(joining) });
         Arc::new(Self { state, directory, metrics })
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "all of this is test")]
 
 mod agent;
+mod choice;
 mod connections;
 mod directory;
 mod dispatch;

@@ -1,0 +1,241 @@
+//! What a caller wants: whom to ask, and what the node may do to get an answer.
+
+use std::{cell::RefCell, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use parallax_runtime::wire;
+use tokio::time::Instant;
+
+use crate::{
+    balance::{Strategy, hash},
+    directory::Entry,
+    error::Failure,
+};
+
+/// Whom a call is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    Agent(&'a str),
+    Capability(&'a str),
+}
+
+/// What a call is recorded under.
+#[derive(Clone, Default)]
+pub(crate) struct About {
+    pub(crate) pattern: String,
+    pub(crate) task: String,
+}
+
+/// One request to be answered.
+pub(crate) struct Ask<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) target: Target<'a>,
+    pub(crate) started: Instant,
+    /// From `started`; none means the node's default.
+    pub(crate) timeout: Option<Duration>,
+    /// Whether it is sampled, and under what.
+    pub(crate) recorded: Option<About>,
+    /// Whether the answer is one message: then a refusal may come after its head.
+    pub(crate) unary: bool,
+    pub(crate) hints: Hints,
+    /// Who was asked last.
+    pub(crate) asked: RefCell<Option<Arc<Entry>>>,
+}
+
+/// What a caller may say beside whom it wants.
+#[derive(Default)]
+pub(crate) struct Hints {
+    /// None means the group's.
+    pub(crate) strategy: Option<Strategy>,
+    /// Calls with equal keys go to the same agent.
+    pub(crate) affinity: Option<u64>,
+    /// Asking twice does no harm: it may be retried after any failure, and hedged.
+    pub(crate) idempotent: bool,
+}
+
+impl Hints {
+    /// Each as text; empty means that it is not given.
+    pub(crate) fn read(strategy: &str, affinity: &str, idempotent: bool) -> Result<Self, Failure> {
+        let parse = |text: &str| {
+            text.parse().map_err(|problem| Failure::Malformed(format!("{}: {problem}", wire::STRATEGY)))
+        };
+        let affinity = Some(affinity).filter(|key| !key.is_empty()).map(|key| hash(key.as_bytes()));
+        let strategy = match strategy {
+            "" => affinity.map(|_| Strategy::ConsistentHash),
+            name => Some(parse(name)?),
+        };
+        Ok(Self { strategy, affinity, idempotent })
+    }
+}
+
+/// The metadata that is meant for the node.
+#[derive(Default)]
+pub(crate) struct Routing([Option<HeaderValue>; NAMES.len()]);
+
+const NAMES: [&str; 6] =
+    [wire::AGENT, wire::CAPABILITY, wire::TENANT, wire::STRATEGY, wire::AFFINITY, wire::IDEMPOTENT];
+
+impl Routing {
+    /// Takes it out of a request's headers: agents never see it.
+    pub(crate) fn take(headers: &mut HeaderMap) -> Self {
+        let mut routing = Self::default();
+        for (name, value) in &*headers {
+            let name = name.as_str();
+            if name.starts_with("x-parallax-")
+                && let Some(n) = NAMES.iter().position(|known| *known == name)
+            {
+                // Of several the first counts.
+                routing.0[n].get_or_insert_with(|| value.clone());
+            }
+        }
+        for (name, value) in NAMES.iter().zip(&routing.0) {
+            if value.is_some() {
+                headers.remove(*name);
+            }
+        }
+        routing
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<&str>, Failure> {
+        let n = NAMES.iter().position(|known| *known == name).expect("one of the names");
+        let text = |value: &HeaderValue| {
+            // A name is borrowed as long as the value is.
+            value
+                .to_str()
+                .map(|_| ())
+                .map_err(|_| Failure::Malformed(format!("the metadata {name} is not plain ASCII text")))
+        };
+        self.0[n].as_ref().map(|value| text(value).map(|()| value.to_str().unwrap_or_default())).transpose()
+    }
+
+    /// Whom the call is for.
+    pub(crate) fn target(&self) -> Result<Target<'_>, Failure> {
+        match (self.text(wire::AGENT)?, self.text(wire::CAPABILITY)?) {
+            (Some(agent), _) => Ok(Target::Agent(agent)),
+            (None, Some(capability)) => Ok(Target::Capability(capability)),
+            (None, None) => Err(Failure::Malformed(format!(
+                "the call names nobody to ask: set the metadata {} to an agent's id, or {} to a capability",
+                wire::AGENT,
+                wire::CAPABILITY
+            ))),
+        }
+    }
+
+    /// The tenant that is named, which not everybody may.
+    pub(crate) fn tenant(&self) -> Result<Option<&str>, Failure> {
+        self.text(wire::TENANT)
+    }
+
+    pub(crate) fn hints(&self) -> Result<Hints, Failure> {
+        let idempotent = match self.text(wire::IDEMPOTENT)? {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                let problem =
+                    format!("the metadata {} is \"{other}\"; it must be true or false", wire::IDEMPOTENT);
+                return Err(Failure::Malformed(problem));
+            }
+        };
+        let [strategy, affinity] = [self.text(wire::STRATEGY)?, self.text(wire::AFFINITY)?];
+        Hints::read(strategy.unwrap_or_default(), affinity.unwrap_or_default(), idempotent)
+    }
+}
+
+/// How long the caller will wait, in gRPC's own notation.
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// A deadline as gRPC writes it: at most eight digits and a unit.
+pub(crate) fn grpc_timeout(left: Duration) -> HeaderValue {
+    const DIGITS: u128 = 100_000_000;
+    let micros = left.as_micros();
+    let text = if micros < DIGITS {
+        format!("{micros}u")
+    } else if micros / 1000 < DIGITS {
+        format!("{}m", micros / 1000)
+    } else {
+        format!("{}S", (micros / 1_000_000).min(DIGITS - 1))
+    };
+    HeaderValue::try_from(text).expect("digits and a letter")
+}
+
+/// Reads a deadline as gRPC writes it.
+pub(crate) fn parse_grpc_timeout(value: &HeaderValue) -> Result<Duration, Failure> {
+    let malformed = || {
+        let shown = String::from_utf8_lossy(value.as_bytes());
+        Failure::Malformed(format!(
+            "grpc-timeout \"{shown}\" is not up to eight digits and one of H M S m u n"
+        ))
+    };
+    let text = value.to_str().map_err(|_| malformed())?;
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(malformed)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let n: u64 = digits.parse().map_err(|_| malformed())?;
+    Ok(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return Err(malformed()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_read_as_they_are_written() {
+        for left in [0, 1, 999_999, 99_999_999, 100_000_000, 7_200_000_000] {
+            let left = Duration::from_micros(left);
+            assert_eq!(parse_grpc_timeout(&grpc_timeout(left)).unwrap(), left);
+        }
+        assert!(parse_grpc_timeout(&grpc_timeout(Duration::MAX)).unwrap() > Duration::from_secs(3600));
+        for bad in ["", "5", "S", "123456789S", "1.5S", "-1S", "5x", "5 S", "+5S"] {
+            assert!(parse_grpc_timeout(&HeaderValue::from_static(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(parse_grpc_timeout(&HeaderValue::from_static("2H")).unwrap(), Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn routing_is_taken_out_and_what_cannot_be_meant_is_refused() {
+        let headers = |pairs: &[(&'static str, &'static str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v)))
+                .collect::<HeaderMap>()
+        };
+        let mut given = headers(&[
+            (wire::CAPABILITY, "sum"),
+            (wire::STRATEGY, "least_request"),
+            (wire::IDEMPOTENT, "true"),
+            (wire::EFFECT, "r/1"),
+            ("te", "trailers"),
+        ]);
+        let routing = Routing::take(&mut given);
+        assert_eq!(given, headers(&[(wire::EFFECT, "r/1"), ("te", "trailers")]));
+        assert!(matches!(routing.target(), Ok(Target::Capability("sum"))));
+        let hints = routing.hints().unwrap();
+        assert_eq!(
+            (hints.strategy, hints.affinity, hints.idempotent),
+            (Some(Strategy::LeastRequest), None, true)
+        );
+
+        let hints = Routing::take(&mut headers(&[(wire::AFFINITY, "session-7")])).hints().unwrap();
+        assert_eq!(hints.strategy, Some(Strategy::ConsistentHash), "a key wants its agent");
+        let refused = |name, value| {
+            let failure = Routing::take(&mut headers(&[(name, value)])).hints().err().unwrap();
+            failure.to_string()
+        };
+        assert!(
+            refused(wire::STRATEGY, "fastest").starts_with("x-parallax-strategy: \"fastest\" is no strategy")
+        );
+        assert_eq!(
+            refused(wire::IDEMPOTENT, "yes"),
+            "the metadata x-parallax-idempotent is \"yes\"; it must be true or false"
+        );
+    }
+}

@@ -1,0 +1,397 @@
+//! From a request to an answer: who is asked, who is asked next when that fails, and who is asked beside when
+//! it takes long.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use http::{HeaderMap, uri::PathAndQuery};
+use parallax_runtime::env::Env;
+use parallax_telemetry::metrics::DataPlaneMetrics;
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+use tracing::{Instrument, debug};
+
+use crate::{
+    ask::{Ask, Target},
+    balance::{self, POOL, Probed, Prospect, Strategy},
+    breaker::Pass,
+    call::{Answering, Call},
+    config::Config,
+    directory::{Directory, Entry},
+    error::Failure,
+    group::{Group, Shared},
+    pool::Pools,
+    probe,
+    tracker::Recorder,
+    upload::{Upload, Uploading},
+};
+
+/// What one worker makes calls with.
+pub(crate) struct Caller {
+    pub(crate) config: Arc<Config>,
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) pools: Pools,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: DataPlaneMetrics,
+}
+
+/// What goes to an agent, whoever it is.
+pub(crate) struct Sent<'a> {
+    pub(crate) path: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) upload: &'a Rc<Upload>,
+}
+
+/// A call that failed, and was settled.
+struct Failed {
+    entry: Arc<Entry>,
+    failure: Failure,
+    /// Whether another agent is to be asked.
+    again: bool,
+}
+
+impl Caller {
+    /// Gets an answer, from as many agents one after the other or side by side as the request allows. The
+    /// answer's head has come, its call is under way.
+    ///
+    /// An error that the agent itself gave comes as its answer if it is the last word.
+    pub(crate) async fn call(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        sent: Sent<'_>,
+    ) -> Result<(Call, Answering), Failure> {
+        let uploading = Uploading::new(sent.upload);
+        let mut tried = Vec::new();
+        let mut last = None;
+        loop {
+            let (call, group) = match self.begin(ask, &tried) {
+                Ok(begun) => begun,
+                Err(failure) => return Err(last.unwrap_or(failure)),
+            };
+            let began = call.started;
+            let ended = match group.as_ref().and_then(|group| self.patience(ask, group)) {
+                Some(patience) => {
+                    let group = group.as_ref().expect("patience is a group's");
+                    self.hedged(ask, &sent, &tried, call, group, patience).await
+                }
+                None => self.attempt(ask, &sent, &tried, call, group.as_ref()).await,
+            };
+            match ended {
+                Ok((call, mut answering)) => {
+                    if let Some(group) = group.filter(|_| self.hedgeable(ask)) {
+                        // Whoever answered: so long did the first one take at least.
+                        group.latencies.record(began.elapsed());
+                    }
+                    sent.upload.answered();
+                    answering.body.upload = Some(uploading);
+                    return Ok((call, answering));
+                }
+                Err(Failed { failure, again: false, .. }) => return Err(failure),
+                Err(Failed { entry, failure, .. }) => {
+                    debug!("another agent is asked: {failure}");
+                    self.metrics.retries.inc();
+                    tried.push(entry);
+                    last = Some(failure);
+                }
+            }
+        }
+    }
+
+    /// One call to its answer's head, or to its first frame where a refusal may come that late.
+    async fn attempt(
+        &self,
+        ask: &Ask<'_>,
+        sent: &Sent<'_>,
+        tried: &[Arc<Entry>],
+        call: Call,
+        group: Option<&Arc<Shared>>,
+    ) -> Result<(Call, Answering), Failed> {
+        call.continue_trace(&sent.headers);
+        let span = call.span.clone();
+        let answered = async {
+            let mut answering = call.send(sent.path.clone(), sent.headers.clone(), sent.upload).await?;
+            if ask.unary && group.is_some() && !answering.body.is_empty() {
+                answering.peek().await?;
+            }
+            Ok(answering)
+        };
+        let may = |failure: &Failure| group.is_some_and(|group| self.again(ask, sent, tried, failure, group));
+        let (failure, again) = match answered.instrument(span).await {
+            Ok(answering) if answering.body.is_empty() => match call.status(&answering.head.headers) {
+                Err(failure) if may(&failure) => (failure, true),
+                _ => return Ok((call, answering)),
+            },
+            Ok(answering) => return Ok((call, answering)),
+            Err(failure) => {
+                let again = may(&failure);
+                (failure, again)
+            }
+        };
+        let entry = call.entry.clone();
+        call.settle(Err(&failure));
+        Err(Failed { entry, failure, again })
+    }
+
+    /// Whether another agent is asked after a failure: it can do no harm, there is time, the request is still
+    /// at hand, and the budget allows it.
+    fn again(
+        &self,
+        ask: &Ask<'_>,
+        sent: &Sent<'_>,
+        tried: &[Arc<Entry>],
+        failure: &Failure,
+        group: &Shared,
+    ) -> bool {
+        let now = Instant::now();
+        let timeout = ask.timeout.unwrap_or(self.config.default_deadline);
+        let possible = tried.len() < self.config.retry.max
+            && failure.retry_is_safe(ask.hints.idempotent)
+            && sent.upload.repeatable()
+            && now < ask.started + timeout;
+        if possible && !group.retry(now) {
+            self.metrics.retries_denied.inc();
+            return false;
+        }
+        possible
+    }
+
+    fn hedgeable(&self, ask: &Ask<'_>) -> bool {
+        ask.hints.idempotent && ask.unary && self.config.hedge.budget_percent > 0
+    }
+
+    /// How long to wait for an agent before another is asked beside it; none when that is not to be.
+    fn patience(&self, ask: &Ask<'_>, group: &Shared) -> Option<Duration> {
+        if !self.hedgeable(ask) {
+            return None;
+        }
+        let least = Duration::from_millis(self.config.hedge.min_delay_ms);
+        group.latencies.quantile().map(|quantile| quantile.max(least))
+    }
+
+    /// A call, and a second one beside it if the first is slow: the first good answer counts. The other call
+    /// is dropped, which cancels it at its agent and counts as "at least so slow".
+    async fn hedged(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        sent: &Sent<'_>,
+        tried: &[Arc<Entry>],
+        call: Call,
+        group: &Arc<Shared>,
+        patience: Duration,
+    ) -> Result<(Call, Answering), Failed> {
+        let mut tried = tried.to_vec();
+        tried.push(call.entry.clone());
+        let before = &tried[..tried.len() - 1];
+        let first = self.attempt(ask, sent, before, call, Some(group));
+        tokio::pin!(first);
+        tokio::select! {
+            biased;
+            ended = &mut first => return ended,
+            () = sleep(patience) => {}
+        }
+        let Some(second) = self.hedge(ask, sent, &tried, group) else { return first.await };
+        self.metrics.hedges.inc();
+        let second = self.attempt(ask, sent, &tried, second, Some(group));
+        tokio::pin!(second);
+        tokio::select! {
+            biased;
+            ended = &mut first => match ended {
+                Ok(answered) => Ok(answered),
+                Err(_) => second.await,
+            },
+            ended = &mut second => match ended {
+                Ok(answered) => {
+                    self.metrics.hedges_won.inc();
+                    Ok(answered)
+                }
+                Err(_) => first.await,
+            },
+        }
+    }
+
+    /// The second call, if there is somebody who has the room for it, and the budget allows it.
+    fn hedge(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        sent: &Sent<'_>,
+        tried: &[Arc<Entry>],
+        group: &Shared,
+    ) -> Option<Call> {
+        if !sent.upload.shareable() || !group.hedge(Instant::now()) {
+            return None;
+        }
+        self.begin(ask, tried).ok().map(|(call, _)| call)
+    }
+
+    /// Chooses an agent that was not yet tried and lets the call in; its group, if there are others in it.
+    fn begin(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        tried: &[Arc<Entry>],
+    ) -> Result<(Call, Option<Arc<Shared>>), Failure> {
+        let now = if tried.is_empty() { ask.started } else { Instant::now() };
+        let tenant = ask.tenant;
+        let snapshot = self.directory.snapshot();
+        let snapshot = snapshot
+            .as_ref()
+            .ok_or_else(|| Failure::NoDirectory { control_plane: self.config.control_planes.join(", ") })?;
+        let agents = snapshot.tenant(tenant);
+        match ask.target {
+            Target::Agent(id) => {
+                let known = || agents.into_iter().flat_map(|t| t.agents.keys()).map(String::as_str);
+                let entry = agents
+                    .and_then(|tenant| tenant.agents.get(id))
+                    .ok_or_else(|| Failure::unknown_agent(tenant, id, known()))?;
+                let pass = entry.vitals.breaker.enter(now).map_err(|retry_in| {
+                    entry.vitals.rejected();
+                    Failure::Ejected { who: format!("agent {}", entry.who()), retry_in }
+                })?;
+                Ok((Call::new(self.clone(), ask, entry.clone(), pass, now), None))
+            }
+            Target::Capability(capability) => {
+                let known = || agents.into_iter().flat_map(|t| t.capabilities.keys()).map(String::as_str);
+                let group = agents
+                    .and_then(|tenant| tenant.capabilities.get(capability))
+                    .ok_or_else(|| Failure::no_capability(tenant, capability, known()))?;
+                let (entry, pass) = self.enter(group, capability, ask, tried, now)?;
+                let call = Call::new(self.clone(), ask, entry.clone(), pass, now);
+                Ok((call, (group.members.len() > 1).then(|| group.shared.clone())))
+            }
+        }
+    }
+
+    fn enter<'a>(
+        self: &Rc<Self>,
+        group: &'a Group,
+        capability: &str,
+        ask: &Ask<'_>,
+        tried: &[Arc<Entry>],
+        now: Instant,
+    ) -> Result<(&'a Arc<Entry>, Pass), Failure> {
+        let members = &group.members;
+        // Only the first choice is a call of the group's.
+        let ordinal = if tried.is_empty() { group.shared.count() } else { self.env.random() };
+        // Another core may take the probe that was picked: then there is one fewer to pick.
+        for _ in 0..=members.len() {
+            let Some(entry) = self.choose(group, ask, tried, ordinal, now) else { break };
+            if let Ok(pass) = entry.vitals.breaker.enter(now) {
+                if entry.vitals.load.probe(now) {
+                    probe::begin(self, entry.clone());
+                }
+                return Ok((entry, pass));
+            }
+        }
+        if tried.is_empty() {
+            members.iter().for_each(|entry| entry.vitals.rejected());
+        }
+        let waits = members.iter().filter_map(|entry| entry.vitals.breaker.wait(now));
+        let retry_in = waits.min().unwrap_or_default();
+        let who = format!("the {} agents with the capability \"{capability}\"", members.len());
+        Err(Failure::Ejected { who, retry_in })
+    }
+
+    /// Whom the strategy wants, of those that can be asked.
+    fn choose<'a>(
+        &self,
+        group: &'a Group,
+        ask: &Ask<'_>,
+        tried: &[Arc<Entry>],
+        ordinal: u64,
+        now: Instant,
+    ) -> Option<&'a Arc<Entry>> {
+        let members = &group.members[..];
+        let admits = |entry: &Arc<Entry>| {
+            entry.vitals.breaker.wait(now).is_none() && !tried.iter().any(|tried| Arc::ptr_eq(tried, entry))
+        };
+        let in_flight = |entry: &Arc<Entry>| entry.vitals.in_flight();
+        #[allow(clippy::cast_precision_loss)]
+        let requests = |entry: &Arc<Entry>| in_flight(entry) as f64;
+        match (ask.hints.strategy.unwrap_or(group.shared.strategy), ask.hints.affinity) {
+            (Strategy::RoundRobin, _) => balance::next(members, admits, ordinal),
+            (Strategy::LeastRequest, _) => {
+                balance::cheaper_of_two(members, admits, requests, self.env.random())
+            }
+            (Strategy::ConsistentHash, Some(key)) => {
+                // A quarter more than its share (the bound of Mirrokni et al.).
+                let total: usize = members.iter().map(in_flight).sum();
+                let bound = (total + 1).div_ceil(members.len()) * 5 / 4 + 1;
+                balance::rendezvous(members, admits, |e| in_flight(e) >= bound, |e| e.hash, key)
+            }
+            (Strategy::PeakEwma | Strategy::ConsistentHash, _) => {
+                let random = self.env.random();
+                self.coolest(members, admits, random, now)
+                    .or_else(|| balance::cheaper_of_two(members, admits, |e| e.expected(now), random))
+            }
+            (Strategy::Confidence, _) => {
+                let random = self.env.random();
+                // The upper half of the word: the lower one says where the pool begins.
+                if (random >> 32) % 100 < self.config.balance.explore_percent.into() {
+                    return balance::next(members, admits, random);
+                }
+                let pool = balance::pool(members, admits, random);
+                let prospects: Vec<_> = pool.iter().map(|entry| entry.prospect()).collect();
+                balance::most_promising(&prospects, &self.config.balance).map(|n| pool[n])
+            }
+        }
+    }
+
+    /// By what the agents say of their load, if all that are looked at do.
+    fn coolest<'a>(
+        &self,
+        members: &'a [Arc<Entry>],
+        admits: impl Fn(&Arc<Entry>) -> bool,
+        random: u64,
+        now: Instant,
+    ) -> Option<&'a Arc<Entry>> {
+        // Mostly none does: one look tells.
+        members.first()?.vitals.load.report(now)?;
+        let pool = balance::pool(members, admits, random);
+        debug_assert!(pool.len() <= POOL);
+        let probed = pool.iter().map(|entry| {
+            let report = entry.vitals.load.report(now)?;
+            // What was sent there since it reported counts too.
+            let own = u32::try_from(entry.vitals.in_flight()).unwrap_or(u32::MAX);
+            Some(Probed { in_flight: report.in_flight.max(own), service_time: report.service_time })
+        });
+        balance::hot_cold(&probed.collect::<Option<Vec<_>>>()?).map(|n| pool[n])
+    }
+}
+
+impl Failure {
+    /// Whether another agent may be asked: this one has done nothing, or doing it twice is no harm.
+    fn retry_is_safe(&self, idempotent: bool) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Lost { .. } | Self::BadAnswer { .. } => idempotent,
+            Self::Agent { code, .. } => match code {
+                // It says that it took nothing on.
+                Code::ResourceExhausted => true,
+                Code::Unavailable | Code::Internal | Code::Unknown | Code::Aborted | Code::DataLoss => {
+                    idempotent
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+impl Entry {
+    /// What the next call costs here: calls in flight times how long one takes.
+    #[allow(clippy::cast_precision_loss)]
+    fn expected(&self, now: Instant) -> f64 {
+        /// Of an agent that works on something and has not answered yet (Finagle's `penalty`). Microseconds.
+        const UNKNOWN: f64 = 1e9;
+        let (in_flight, latency) = (self.vitals.in_flight() as f64, self.vitals.load.latency(now));
+        if latency == 0.0 && in_flight > 0.0 { UNKNOWN + in_flight } else { latency * (in_flight + 1.0) }
+    }
+
+    fn prospect(&self) -> Prospect {
+        let stated = || self.agent.metadata.default_confidence.map_or(0.5, |confidence| confidence.get());
+        Prospect {
+            quality: self.vitals.load.quality().unwrap_or_else(stated),
+            delay: self.vitals.expected_mean(),
+            cost: self.cost,
+        }
+    }
+}
