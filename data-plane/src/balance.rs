@@ -72,6 +72,8 @@ pub struct Balance {
     /// By capability; in settings a list of `capability=strategy`.
     #[serde(with = "pairs")]
     pub capabilities: BTreeMap<String, Strategy>,
+    /// Whether what agents report of their load counts.
+    pub reported_load: bool,
     /// What [`Strategy::Confidence`] gives up, of a quality between 0 and 1, for an answer at once rather than
     /// never; 0 to 1. One that takes as long as the group's mean loses half of it.
     pub latency_weight: f64,
@@ -88,6 +90,7 @@ impl Default for Balance {
         Self {
             strategy: Strategy::default(),
             capabilities: BTreeMap::new(),
+            reported_load: true,
             latency_weight: 0.3,
             cost_weight: 0.1,
             explore_percent: 1,

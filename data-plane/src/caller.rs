@@ -343,6 +343,9 @@ impl Caller {
         random: u64,
         now: Instant,
     ) -> Option<&'a Arc<Entry>> {
+        if !self.config.balance.reported_load {
+            return None;
+        }
         // Mostly none does: one look tells.
         members.first()?.vitals.load.report(now)?;
         let pool = balance::pool(members, admits, random);

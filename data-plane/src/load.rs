@@ -9,13 +9,10 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName};
+use parallax_runtime::wire;
 use tokio::time::Instant;
 
-/// The header or trailer in which an agent reports its load, as ORCA has it (Envoy's
-/// `endpoint-load-metrics`, text form): `TEXT named_metrics.in_flight=3,named_metrics.service_time_ms=12.5`.
-const REPORT: HeaderName = HeaderName::from_static("endpoint-load-metrics");
-const IN_FLIGHT: &str = "in_flight";
-const SERVICE_TIME: &str = "service_time_ms";
+const REPORT: HeaderName = HeaderName::from_static(wire::LOAD);
 
 /// What is older says nothing any more; half of that, and the agent is probed.
 const FRESH: Duration = Duration::from_secs(1);
@@ -29,7 +26,7 @@ const QUALITY_WEIGHT: f64 = 0.05;
 pub(crate) struct Report {
     /// Calls that it works on, whoever sent them.
     pub(crate) in_flight: u32,
-    /// How long one takes it, waiting left out. Milliseconds.
+    /// How long one takes it, as it measures that. Milliseconds.
     pub(crate) service_time: f32,
 }
 
@@ -42,13 +39,13 @@ impl Report {
             let (_, value) = pairs.find(|(name, _)| name.strip_prefix("named_metrics.") == Some(wanted))?;
             value.parse().ok()
         };
-        Self::of(named(IN_FLIGHT)?, named(SERVICE_TIME)?)
+        Self::of(named(wire::LOAD_IN_FLIGHT)?, named(wire::LOAD_SERVICE_TIME)?)
     }
 
     /// Of a health check's details.
     pub(crate) fn of_details(details: &std::collections::HashMap<String, String>) -> Option<Self> {
         let named = |name: &str| details.get(name)?.parse().ok();
-        Self::of(named(IN_FLIGHT)?, named(SERVICE_TIME)?)
+        Self::of(named(wire::LOAD_IN_FLIGHT)?, named(wire::LOAD_SERVICE_TIME)?)
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

@@ -28,6 +28,13 @@ pub const STRATEGY: &str = "x-parallax-strategy";
 pub const AFFINITY: &str = "x-parallax-affinity";
 /// Metadata key that says (`true`) that asking twice does no harm.
 pub const IDEMPOTENT: &str = "x-parallax-idempotent";
+/// Header or trailer in which an agent reports its load, as ORCA has it (Envoy's name), in its text form:
+/// `TEXT named_metrics.in_flight=3,named_metrics.service_time_ms=12.5`.
+pub const LOAD: &str = "endpoint-load-metrics";
+/// What a report, or the details of a health check, calls the calls that an agent works on.
+pub const LOAD_IN_FLIGHT: &str = "in_flight";
+/// And how long one takes it, in milliseconds.
+pub const LOAD_SERVICE_TIME: &str = "service_time_ms";
 /// Trailer in which the data plane names the agent that answered.
 pub const SERVED_BY: &str = "x-parallax-served-by";
 

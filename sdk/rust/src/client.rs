@@ -142,13 +142,22 @@ impl Client {
             To::Agent(id) => (wire::AGENT, id),
             To::Capability(capability) => (wire::CAPABILITY, capability),
         };
-        let ascii =
-            Some(name).filter(|name| name.is_ascii()).and_then(|name| MetadataValue::try_from(name).ok());
-        let name = ascii.ok_or_else(|| Error::Setting {
-            name: "the call's target",
-            problem: format!("is {name:?}; a header carries visible ASCII only"),
-        })?;
-        request.metadata_mut().insert(key, name);
+        let hints = task.hints;
+        let given = [
+            Some(("the call's target", key, name.clone())),
+            hints.idempotent.then(|| ("idempotent", wire::IDEMPOTENT, "true".to_owned())),
+            hints.strategy.map(|strategy| ("the task's strategy", wire::STRATEGY, strategy)),
+            hints.affinity.map(|affinity| ("the task's affinity", wire::AFFINITY, affinity)),
+        ];
+        for (setting, key, text) in given.into_iter().flatten() {
+            let ascii = Some(&text).filter(|text| text.is_ascii());
+            let value = ascii.and_then(|text| MetadataValue::try_from(text).ok());
+            let value = value.ok_or_else(|| Error::Setting {
+                name: setting,
+                problem: format!("is {text:?}; a header carries visible ASCII only"),
+            })?;
+            request.metadata_mut().insert(key, value);
+        }
         let mut client = ConfidenceAgentClient::with_origin(link.clone(), link.origin);
         let result = client.analyze(request).await.map_err(failed("Analyze"))?.into_inner();
         Ok(Reply { agent: result.agent_id.clone(), answer: answer(result) })

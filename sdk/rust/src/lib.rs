@@ -21,6 +21,7 @@ mod answer;
 mod client;
 mod error;
 mod link;
+mod load;
 mod registration;
 mod running;
 mod server;

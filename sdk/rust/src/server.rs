@@ -164,7 +164,8 @@ impl Server {
         let dialer = Dialer::new(registry, Kind::ControlPlane, credentials.clone())?;
 
         let (life, cut) = (Lifecycle::new(), CancellationToken::new());
-        let service = Service { agent: self.agent, profile: Arc::clone(&profile), env, cut: cut.clone() };
+        let (agent, load) = (self.agent, Arc::default());
+        let service = Service { agent, profile: Arc::clone(&profile), env, cut: cut.clone(), load };
         let health = open_port(&life, listener, &credentials, service).await;
         life.spawn_until_stopped("certificates", look_after(credentials));
         let registration = Registration::new(&profile, endpoint, self.ttl, dialer);

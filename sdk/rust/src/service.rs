@@ -1,6 +1,6 @@
 //! `ConfidenceAgent` on the wire, over an [`Agent`]: translation, bounds, and who may call.
 
-use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, Stream, TryStreamExt, stream};
 use parallax_proto::confidence::{
@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument, Span, info_span, warn};
 
-use crate::{Agent, AgentError, Answer, Health, Profile, Task};
+use crate::{Agent, AgentError, Answer, Health, Profile, Task, load::Load, task::Hints};
 
 /// How a call can end without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,7 @@ pub(crate) struct Service {
     pub(crate) env: Arc<dyn Env>,
     /// Ends the calls that outlive a shutdown's patience.
     pub(crate) cut: CancellationToken,
+    pub(crate) load: Arc<Load>,
 }
 
 /// What bounds one call. Dropped with it, which tells the task's threads.
@@ -145,6 +146,7 @@ impl Service {
             pattern: Some(message.pattern_name).filter(|name| !name.is_empty()),
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             effect,
+            hints: Hints::default(),
             cancelled: CancellationToken::new(),
         };
         let _cancelled = task.cancelled.clone().drop_guard();
@@ -169,8 +171,12 @@ impl Service {
 impl ConfidenceAgent for Service {
     async fn analyze(&self, request: Request<AgentRequest>) -> Result<Response<ConfidenceResult>, Status> {
         let (call, task) = self.begin(request);
+        let working = self.load.begin();
         let answer = call.bound(async { self.agent.analyze(task).await }).await?;
-        Ok(Response::new(self.result(answer)))
+        working.answered();
+        let mut response = Response::new(self.result(answer));
+        self.load.report(response.metadata_mut());
+        Ok(response)
     }
 
     type StreamAnalyzeStream = Pin<Box<dyn Stream<Item = Result<ConfidenceResult, Status>> + Send>>;
@@ -218,7 +224,7 @@ impl ConfidenceAgent for Service {
             status: status.into(),
             message,
             last_check,
-            details: HashMap::new(),
+            details: self.load.details(),
         }))
     }
 }

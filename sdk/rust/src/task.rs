@@ -24,7 +24,16 @@ pub struct Task {
     pub deadline: Option<Instant>,
     /// The same for each attempt at one step of one run: the idempotency key of what the agent does outside.
     pub effect: Option<String>,
+    /// What a client tells the data plane; agents never see it.
+    pub(crate) hints: Hints,
     pub(crate) cancelled: CancellationToken,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hints {
+    pub(crate) idempotent: bool,
+    pub(crate) strategy: Option<String>,
+    pub(crate) affinity: Option<String>,
 }
 
 impl Task {
@@ -38,6 +47,29 @@ impl Task {
     #[must_use]
     pub fn within(mut self, timeout: Duration) -> Self {
         self.deadline = Some(Instant::now() + timeout);
+        self
+    }
+
+    /// Asking twice does no harm: the data plane may ask another agent of the capability after any failure, and
+    /// a second one beside a slow one.
+    #[must_use]
+    pub fn idempotent(mut self) -> Self {
+        self.hints.idempotent = true;
+        self
+    }
+
+    /// How the data plane chooses among the agents of a capability: `round_robin`, `least_request`, `peak_ewma`,
+    /// `confidence` or `consistent_hash`. It refuses any other name.
+    #[must_use]
+    pub fn strategy(mut self, name: impl Into<String>) -> Self {
+        self.hints.strategy = Some(name.into());
+        self
+    }
+
+    /// Tasks with equal keys go to the same agent of a capability, as long as it can be asked.
+    #[must_use]
+    pub fn affinity(mut self, key: impl Into<String>) -> Self {
+        self.hints.affinity = Some(key.into());
         self
     }
 
