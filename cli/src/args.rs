@@ -172,11 +172,52 @@ pub enum Agent {
         #[arg(long)]
         json: bool,
     },
+    /// Ask many agents one question, in no run; exits with 1 if too few answer, with 4 if none is sure enough
+    Ask(Ask),
     /// What the registered agents can do, and which can
     Capabilities {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true).multiple(true).args(["capability", "agents"]))]
+pub struct Ask {
+    /// Everybody who has it: the best expected first, 32 of them unless --max-agents says otherwise
+    #[arg(long)]
+    pub capability: Option<String>,
+    /// These, by commas
+    #[arg(long = "agent", value_name = "ID,…", value_delimiter = ',')]
+    pub agents: Vec<String>,
+    /// When it is enough: all, first, quorum (--n), best-effort (--by) or ordered (--confidence)
+    #[arg(long, default_value = "all", value_parser = ["all", "first", "quorum", "best-effort", "ordered"])]
+    pub mode: String,
+    /// So many must answer; those who are not needed any more are cancelled
+    #[arg(long, value_name = "ANSWERS")]
+    pub n: Option<u32>,
+    /// End with what is there by then: 500ms, 30s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub by: Option<Duration>,
+    /// Ask one after the other, until one is so sure
+    #[arg(long, value_name = "0..1", value_parser = parse_confidence)]
+    pub confidence: Option<f64>,
+    #[arg(long, value_name = "COUNT")]
+    pub max_agents: Option<u32>,
+    /// Ask at most so many at the same time
+    #[arg(long, value_name = "COUNT")]
+    pub max_concurrency: Option<u32>,
+    /// What they are asked to do
+    #[arg(short, long)]
+    pub task: String,
+    /// What they do it with, JSON
+    #[arg(short, long, value_name = "JSON")]
+    pub input: Option<String>,
+    /// How long the whole may take: 500ms, 30s, 5m
+    #[arg(long, value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Subcommand)]

@@ -58,6 +58,8 @@ pub enum Error {
     Unsure { id: String, confidence: Option<f64>, wanted: f64 },
     #[error("agent \"{agent}\" did not answer ({cause}): {message}")]
     NoAnswer { agent: String, cause: &'static str, message: String },
+    #[error("the agents could not all be asked: {}", .0.message())]
+    NotAsked(Box<tonic::Status>),
     #[error(
         "as many runs are under way as may be, and {waiting} wait for their turn; send the request later"
     )]
@@ -105,6 +107,9 @@ impl Coded for Error {
             Self::Failed { code, .. } if code == TIMEOUT => Code::DeadlineExceeded,
             Self::Failed { status: Status::Cancelled, .. } => Code::Cancelled,
             Self::Failed { .. } | Self::Unsure { .. } | Self::NoAnswer { .. } => Code::Precondition,
+            Self::NotAsked(status) if status.code() == tonic::Code::InvalidArgument => Code::InvalidArgument,
+            // Others may have been asked: whoever repeats what was unavailable would ask them again.
+            Self::NotAsked(_) => Code::Precondition,
             Self::Busy { .. } => Code::ResourceExhausted,
             Self::Stopping => Code::Unavailable,
             Self::Store(e) => e.code(),
@@ -132,6 +137,7 @@ impl Coded for Error {
             Self::Failed { .. } => "PARALLAX-RUN-006",
             Self::Unsure { .. } => "PARALLAX-RUN-007",
             Self::NoAnswer { .. } => "PARALLAX-REGISTRY-005",
+            Self::NotAsked(_) => "PARALLAX-REGISTRY-006",
             Self::NoSchedule { .. } => "PARALLAX-SCHEDULE-001",
             Self::Invalid { .. } => "PARALLAX-API-001",
             Self::Foreign(_) => "PARALLAX-API-003",

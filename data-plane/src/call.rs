@@ -17,7 +17,6 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use parallax_runtime::{confidence::Confidence, store::CallOutcome, wire};
 use parallax_telemetry::propagate;
@@ -32,7 +31,7 @@ use crate::{
     directory::Entry,
     error::Failure,
     load::Report,
-    pool::{Lease, lost},
+    pool::{Lease, Upstream, lost},
     tracker::Seen,
     upload::{Upload, Uploading},
 };
@@ -110,7 +109,6 @@ impl Call {
         headers: HeaderMap,
         upload: &Rc<Upload>,
     ) -> Result<Answering, Failure> {
-        let pool = self.caller.pools.to(&self.entry);
         let mut deadline = Box::pin(sleep_until(self.deadline));
         let left = self.deadline.saturating_duration_since(Instant::now());
         let mut head = head(&self.entry, path, headers, left);
@@ -120,7 +118,7 @@ impl Call {
         let mut lease = None;
         let response = tokio::select! {
             biased;
-            sent = pool.send(head, upload, self.probe, &mut lease) => sent?,
+            sent = self.caller.pools.send(&self.entry, head, upload, self.probe, &mut lease) => sent?,
             () = &mut deadline => {
                 lease.iter().for_each(Lease::timed_out);
                 return Err(Failure::Deadline { agent: self.entry.who(), after: self.timeout });
@@ -148,7 +146,7 @@ impl Call {
     }
 
     /// Only gRPC is passed on.
-    fn check(&self, response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+    fn check(&self, response: Response<Upstream>) -> Result<Response<Upstream>, Failure> {
         let content_type = response.headers().get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
         let problem = if response.status() != http::StatusCode::OK {
             format!("HTTP status {}", response.status())
@@ -238,7 +236,7 @@ pub(crate) fn head(entry: &Entry, path: PathAndQuery, mut headers: HeaderMap, le
 /// the agent.
 pub(crate) struct Answer {
     /// Gone after an end of whatever kind.
-    upstream: Option<Incoming>,
+    upstream: Option<Upstream>,
     /// Taken before its time.
     peeked: Option<Frame<Bytes>>,
     deadline: Pin<Box<Sleep>>,

@@ -51,6 +51,12 @@ pub struct Config {
     pub connections_per_agent: usize,
     /// See `connections_per_agent`.
     pub streams_per_connection: usize,
+    /// Calls of one worker that are in flight with one agent that is reached by HTTP, and so its connections over
+    /// HTTP/1.1; further ones wait for their turn.
+    pub http_calls_per_agent: usize,
+    /// How long a connection over HTTP/1.1 is kept that nothing is sent on: a little less than the five seconds
+    /// after which servers (Node, Uvicorn) close it, as a request that crosses that may or may not be lost.
+    pub http_idle: Duration,
     /// How long a connection to an agent may take to be made, TLS included.
     pub connect_timeout: Duration,
     /// First and longest pause after a failed connection; it doubles, with jitter.
@@ -134,6 +140,8 @@ impl Default for Config {
             remember: Duration::from_secs(600),
             connections_per_agent: 2,
             streams_per_connection: 100,
+            http_calls_per_agent: 128,
+            http_idle: Duration::from_secs(4),
             connect_timeout: Duration::from_secs(3),
             connect_backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             keepalive: Duration::from_secs(310),
@@ -153,6 +161,7 @@ impl Config {
             ("workers", self.workers),
             ("connections_per_agent", self.connections_per_agent),
             ("streams_per_connection", self.streams_per_connection),
+            ("http_calls_per_agent", self.http_calls_per_agent),
             ("max_calls_per_stream", self.max_calls_per_stream),
             ("sample_queue", self.sample_queue),
             ("breaker.failures", self.breaker.failures.into()),

@@ -9,7 +9,7 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 use http::{HeaderValue, uri::Authority};
 use parallax_proto::controlplane::v1::{AgentKey as WireKey, AgentRecord};
-use parallax_runtime::agent::{Agent, AgentKey, Transport};
+use parallax_runtime::agent::{Agent, AgentKey, Transport, Url};
 use parallax_security::{Expect, Identity, Kind};
 use parallax_telemetry::metrics::DataPlaneMetrics;
 use tokio::{sync::watch, time::Instant};
@@ -32,7 +32,9 @@ pub(crate) struct Entry {
     /// Names the way to the agent: another one whenever endpoint or transport change.
     pub(crate) route: u64,
     pub(crate) authority: Authority,
-    /// Who must be at the other end; none in plaintext.
+    /// Of an agent that is reached by HTTP.
+    pub(crate) url: Option<Url>,
+    /// Who must be at the other end, if it is a member of the cluster; none in plaintext.
     pub(crate) expect: Option<Expect>,
     /// The id, as `x-parallax-served-by` has it.
     pub(crate) served_by: HeaderValue,
@@ -51,12 +53,14 @@ impl Entry {
     }
 
     fn new(agent: Agent, vitals: Arc<Vitals>, route: u64) -> Result<Self, String> {
-        let authority = agent.endpoint.parse().map_err(|e| format!("endpoint: {e}"))?;
+        let url = agent.url();
+        let authority = url.as_ref().map_or(&agent.endpoint, |url| &url.authority);
+        let authority = authority.parse().map_err(|e| format!("endpoint: {e}"))?;
         let served_by = HeaderValue::from_str(&agent.key.id).map_err(|e| format!("id: {e}"))?;
         let expect = match agent.transport {
-            Transport::Plaintext => None,
+            Transport::Plaintext | Transport::Http => None,
             Transport::Gateway => Some(Expect::kind(Kind::ControlPlane)),
-            Transport::Mtls => {
+            Transport::Mtls | Transport::Https => {
                 let identity = Identity::new(&agent.key.tenant, Kind::Agent, &agent.key.id);
                 Some(Expect::Identity(identity.map_err(|e| e.to_string())?))
             }
@@ -66,7 +70,7 @@ impl Entry {
         let hash = hash(agent.key.id.as_bytes());
         let cost = agent.metadata.labels.get("cost").and_then(|cost| cost.parse().ok());
         let cost = cost.filter(|cost: &f64| cost.is_finite() && *cost > 0.0).unwrap_or_default();
-        Ok(Self { agent, vitals, route, authority, expect, served_by, through, hash, cost })
+        Ok(Self { agent, vitals, route, authority, url, expect, served_by, through, hash, cost })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `Dispatch`: one driver's stream of calls, made side by side.
+//! Calls made side by side: those of one driver's stream (`Dispatch`), or one question to many (`FanOut`).
 //!
 //! Each call stands alone: what happens to one agent reaches no other call. Nothing that a driver's stream
 //! leaves behind keeps running: when it breaks, its calls are cancelled.
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONTENT_TYPE, TE, USER_AGENT},
@@ -41,29 +41,46 @@ use crate::{
     call::{Answer, Answering, Call},
     caller::{Caller, Sent},
     error::Failure,
+    http_agent::{PREFIX, framed},
     proxy::{ANALYZE, Origin},
     tracker::micros,
     upload::Upload,
 };
 
+mod many;
+
+pub(crate) use many::{MAX_AGENTS, Many};
+
 const CLIENT_ID: HeaderName = HeaderName::from_static(wire::CLIENT_ID);
 const EFFECT: HeaderName = HeaderName::from_static(wire::EFFECT);
 const ATTEMPT: HeaderName = HeaderName::from_static(wire::ATTEMPT);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Before each message: "not compressed" and the length.
-const PREFIX: usize = 5;
 
-/// A driver's stream, handed from its gRPC service to the worker that makes its calls.
-pub(crate) struct Job {
+/// What the gRPC service hands to the worker that makes the calls.
+pub(crate) enum Job {
+    Dispatch(Stream),
+    FanOut(Many),
+}
+
+/// A driver's stream.
+pub(crate) struct Stream {
     pub(crate) origin: Origin,
     pub(crate) calls: Streaming<DispatchRequest>,
     pub(crate) outcomes: mpsc::Sender<Result<CallOutcome, Status>>,
 }
 
+/// Does a job to its end.
+pub(crate) async fn serve(caller: Rc<Caller>, job: Job, stopping: impl Future<Output = ()>) {
+    match job {
+        Job::Dispatch(stream) => dispatch(caller, stream, stopping).await,
+        Job::FanOut(many) => many::serve(caller, many).await,
+    }
+}
+
 /// Serves one stream to its end. A driver that only closes its side still gets the outcomes of its calls, and
 /// so does everyone when the node stops: a call that has no outcome by the end was not begun.
-pub(crate) async fn serve(caller: Rc<Caller>, job: Job, stopping: impl Future<Output = ()>) {
-    let Job { origin, mut calls, outcomes } = job;
+async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Output = ()>) {
+    let Stream { origin, mut calls, outcomes } = stream;
     let origin = Rc::new(origin);
     // Dropping it cancels what is left.
     let mut running = JoinSet::new();
@@ -257,14 +274,4 @@ async fn collect(call: &Call, body: &mut Answer, limit: usize) -> Result<Bytes, 
         (0, n) => Err(bad(format!("one message of {length} bytes is due, {n} came"))),
         _ => Err(bad("compressed, which was not asked for".to_owned())),
     }
-}
-
-/// A message as gRPC frames it.
-fn framed(request: &AgentRequest) -> Bytes {
-    let length = request.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX + length);
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(length).expect("the call was decoded within a bound"));
-    request.encode(&mut bytes).expect("the buffer grows");
-    bytes.freeze()
 }

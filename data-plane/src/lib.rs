@@ -9,12 +9,13 @@
 //!
 //! The way of a call: `server` accepts a connection on one worker, `services` decides who may call what,
 //! `proxy` or `fanout` says what is asked for (`ask`), `caller` chooses whom to ask, first, next and beside
-//! (`directory`, `group`, `balance`, `breaker`), a `call` is sent (`pool`, `upload`), and what was seen goes to
-//! `vitals`, `load` and `tracker`.
+//! (`directory`, `group`, `balance`, `breaker`), a `call` is sent (`pool`, `upload`; `http_agent`
+//! to agents that speak JSON), and what was seen goes to `vitals`, `load` and `tracker`.
 //!
 //! Invariants:
 //! - The data plane never imports the control plane; they meet over gRPC.
-//! - A proxied message is never decoded, never held as a whole, and never changed.
+//! - A proxied message is never decoded, never held as a whole, and never changed; but for agents that are
+//!   reached by HTTP, who speak JSON.
 //! - No lock is taken on the path of a call. A worker's state is its thread's own; what workers share are
 //!   snapshots that are replaced, and atomics.
 //! - No call waits for the control plane: while it is away the last directory serves on.
@@ -37,6 +38,7 @@ mod error;
 mod fanout;
 mod gather;
 mod group;
+mod http_agent;
 mod load;
 mod local;
 mod pool;

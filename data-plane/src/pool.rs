@@ -7,19 +7,23 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
+    pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, future::Shared};
 use http::{Request, Response, request::Parts};
+use http_body::{Body, Frame};
 use hyper::{
     body::Incoming,
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parallax_runtime::env::Env;
+use parallax_runtime::{agent::Url, env::Env};
 use parallax_security::{Tls, connect_plain};
 use tokio::{
     sync::oneshot,
@@ -33,6 +37,7 @@ use crate::{
     directory::{Entry, follow::jitter},
     error::Failure,
     gather::Gather,
+    http_agent::{HttpAgent, Whole},
     local::Local,
     upload::{Sending, Upload},
 };
@@ -41,47 +46,102 @@ use crate::{
 /// no other until dozens do.
 pub(crate) const WINDOWS: (u32, u32) = (128 * 1024, 8 * 1024 * 1024);
 /// How long an agent may take to answer a ping.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Cancelled calls of which a connection remembers that an answer may still come.
 const CROSSING: usize = 1024;
 /// Connections that one call waits for, one after the other.
 const DIALS: u32 = 2;
 /// How often a call that was never processed is sent again.
-const RESENDS: u32 = 2;
+pub(crate) const RESENDS: u32 = 2;
 
 /// The connections of one worker.
 pub(crate) struct Pools {
     dialer: Rc<Dialer>,
     pools: RefCell<HashMap<u64, Rc<Pool>>>,
+    by_http: RefCell<HashMap<u64, Rc<HttpAgent>>>,
 }
 
-struct Dialer {
-    config: Arc<Config>,
-    tls: Tls,
-    env: Arc<dyn Env>,
+pub(crate) struct Dialer {
+    pub(crate) config: Arc<Config>,
+    pub(crate) tls: Tls,
+    pub(crate) env: Arc<dyn Env>,
     /// What drives connections.
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Pools {
     pub(crate) fn new(config: Arc<Config>, tls: Tls, env: Arc<dyn Env>, tasks: TaskTracker) -> Self {
-        Self { dialer: Rc::new(Dialer { config, tls, env, tasks }), pools: RefCell::default() }
+        let dialer = Rc::new(Dialer { config, tls, env, tasks });
+        Self { dialer, pools: RefCell::default(), by_http: RefCell::default() }
+    }
+
+    /// Sends a request and waits for the head of its response, the way that the agent is reached; see [`Pool::send`].
+    pub(crate) async fn send(
+        &self,
+        entry: &Arc<Entry>,
+        head: Parts,
+        upload: &Rc<Upload>,
+        probe: bool,
+        lease: &mut Option<Lease>,
+    ) -> Result<Response<Upstream>, Failure> {
+        match &entry.url {
+            None => Ok(self.to(entry).send(head, upload, probe, lease).await?.map(Upstream::Streamed)),
+            Some(url) => {
+                let agent = self.by_http(entry, url);
+                Ok(agent.send(head, upload, probe).await?.map(Upstream::Whole))
+            }
+        }
     }
 
     /// The connections to an agent.
-    pub(crate) fn to(&self, entry: &Arc<Entry>) -> Rc<Pool> {
+    fn to(&self, entry: &Arc<Entry>) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
         pools.entry(entry.route).or_insert_with(|| Pool::new(self.dialer.clone(), entry.clone())).clone()
+    }
+
+    fn by_http(&self, entry: &Arc<Entry>, url: &Url) -> Rc<HttpAgent> {
+        let mut agents = self.by_http.borrow_mut();
+        let new = || HttpAgent::new(self.dialer.clone(), entry.clone(), url.clone());
+        agents.entry(entry.route).or_insert_with(new).clone()
     }
 
     /// Gives up the connections to agents that have left or moved; calls in flight end first.
     pub(crate) fn retain(&self, routes: &HashSet<u64>) {
         self.pools.borrow_mut().retain(|route, _| routes.contains(route));
+        self.by_http.borrow_mut().retain(|route, _| routes.contains(route));
+    }
+}
+
+/// A response's body, as it comes or made of what came.
+pub(crate) enum Upstream {
+    Streamed(Incoming),
+    Whole(Whole),
+}
+
+impl Body for Upstream {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(body) => Poll::Ready(body.next().map(Ok)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Streamed(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end(),
+        }
     }
 }
 
 /// One worker's connections to one agent.
-pub(crate) struct Pool {
+struct Pool {
     dialer: Rc<Dialer>,
     entry: Arc<Entry>,
     open: RefCell<Vec<Rc<Connection>>>,
@@ -91,10 +151,10 @@ pub(crate) struct Pool {
 }
 
 /// After a failed connect.
-struct Backoff {
-    until: Instant,
+pub(crate) struct Backoff {
+    pub(crate) until: Instant,
     pause: Duration,
-    cause: String,
+    pub(crate) cause: String,
 }
 
 struct Connection {
@@ -125,7 +185,7 @@ impl Pool {
     /// Sends a request and waits for the head of its response; dropping the future cancels the call at the
     /// agent. A `probe` dials even if it failed just now. `lease` shows the hold on the connection meanwhile,
     /// to be kept until the response has ended.
-    pub(crate) async fn send(
+    async fn send(
         self: &Rc<Self>,
         head: Parts,
         upload: &Rc<Upload>,
@@ -233,21 +293,20 @@ impl Pool {
                     Connection { send, in_flight: Cell::new(0), heard: Cell::new(Instant::now()) };
                 self.open.borrow_mut().push(Rc::new(connection));
             }
-            Err(cause) => {
-                let (first, longest) = self.dialer.config.connect_backoff;
-                let pause = backoff.as_ref().map_or(first, |before| (before.pause * 2).min(longest));
-                let until = Instant::now() + jitter(pause, self.dialer.env.random());
-                info!(
-                    agent = self.entry.agent.key.id,
-                    "cannot connect to {}: {cause}", self.entry.agent.endpoint
-                );
-                *backoff = Some(Backoff { until, pause, cause });
-            }
+            Err(cause) => *backoff = Some(self.dialer.back_off(backoff.as_ref(), &self.entry, cause)),
         }
     }
 }
 
 impl Dialer {
+    /// How long an agent is not dialled that could not be connected to, perhaps not for the first time.
+    pub(crate) fn back_off(&self, before: Option<&Backoff>, entry: &Entry, cause: String) -> Backoff {
+        let (first, longest) = self.config.connect_backoff;
+        let pause = before.map_or(first, |before| (before.pause * 2).min(longest));
+        info!(agent = entry.agent.key.id, "cannot connect to {}: {cause}", entry.agent.endpoint);
+        Backoff { until: Instant::now() + jitter(pause, self.env.random()), pause, cause }
+    }
+
     async fn connect(&self, entry: &Arc<Entry>, pool: &Weak<Pool>) -> Result<SendRequest<Sending>, String> {
         let endpoint = &entry.agent.endpoint;
         let stream = match &entry.expect {
@@ -306,7 +365,7 @@ impl Drop for Lease {
 
 /// Whether the agent is known not to have begun the request: it refused the stream (RFC 9113, 8.7), or said
 /// goodbye with a last stream before this one.
-fn never_processed(error: &hyper::Error) -> bool {
+pub(crate) fn never_processed(error: &hyper::Error) -> bool {
     let Some(error) = cause::<h2::Error>(error) else { return false };
     error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
@@ -316,7 +375,7 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
 }
 
 /// The innermost cause, which names what happened.
-fn root(error: &hyper::Error) -> String {
+pub(crate) fn root(error: &hyper::Error) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     causes.last().map_or_else(|| error.to_string(), ToString::to_string)
 }

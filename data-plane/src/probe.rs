@@ -50,7 +50,7 @@ async fn probe(caller: &Caller, entry: &Arc<Entry>) -> Option<Report> {
     headers.insert(TE, HeaderValue::from_static("trailers"));
     let head = head(entry, PathAndQuery::from_static(HEALTH_CHECK), headers, TIMEOUT);
     let (upload, mut lease) = (Upload::whole(vec![0; PREFIX].into()), None);
-    let response = caller.pools.to(entry).send(head, &upload, false, &mut lease).await.ok()?;
+    let response = caller.pools.send(entry, head, &upload, false, &mut lease).await.ok()?;
     let (mut body, mut bytes) = (pin!(response.into_body()), BytesMut::new());
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         bytes.extend_from_slice(frame.ok()?.data_ref().map_or(&[], |data| data));

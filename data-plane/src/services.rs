@@ -14,9 +14,10 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use parallax_proto::dataplane::v1::{
-    CallOutcome, DispatchRequest,
+    CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest,
     data_plane_server::{DataPlane, DataPlaneServer},
 };
+use parallax_runtime::error::status;
 use parallax_security::{
     Peer,
     access::{self, DeniedCode},
@@ -33,9 +34,10 @@ use tonic::{Status, Streaming, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
+    ask::{GRPC_TIMEOUT, parse_grpc_timeout},
     caller::Caller,
     directory::Directory,
-    fanout::Job,
+    fanout::{Job, MAX_AGENTS, Many, Stream},
     proxy::{self, Origin, Proxied},
     upload::discard,
     vitals::View,
@@ -127,14 +129,40 @@ impl DataPlane for Dispatcher {
         &self,
         request: tonic::Request<Streaming<DispatchRequest>>,
     ) -> Result<tonic::Response<Self::DispatchStream>, Status> {
-        let origin = request.extensions().get::<Arc<Origin>>();
-        let origin =
-            origin.map(|origin| Origin::clone(origin)).ok_or_else(|| Status::internal("no origin"))?;
+        let origin = origin(&request)?;
         let (outcomes, stream) = mpsc::channel(OUTCOMES);
-        let job = Job { origin, calls: request.into_inner(), outcomes };
-        self.jobs.send(job).await.map_err(|_| Status::unavailable("this node is stopping; retry"))?;
+        self.hand_over(Job::Dispatch(Stream { origin, calls: request.into_inner(), outcomes })).await?;
         Ok(tonic::Response::new(ReceiverStream::new(stream)))
     }
+
+    type FanOutStream = ReceiverStream<Result<FanOutEvent, Status>>;
+
+    async fn fan_out(
+        &self,
+        request: tonic::Request<FanOutRequest>,
+    ) -> Result<tonic::Response<Self::FanOutStream>, Status> {
+        let (origin, headers) = (origin(&request)?, request.metadata().as_ref());
+        let timeout = headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose();
+        let timeout = timeout.map_err(|failure| status(&failure))?;
+        let traceparent = headers.get("traceparent").and_then(|trace| trace.to_str().ok());
+        let traceparent = traceparent.unwrap_or_default().to_owned();
+        let (events, stream) = mpsc::channel(MAX_AGENTS + 1);
+        let many = Many { origin, request: request.into_inner(), timeout, traceparent, events };
+        self.hand_over(Job::FanOut(many)).await?;
+        Ok(tonic::Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl Dispatcher {
+    async fn hand_over(&self, job: Job) -> Result<(), Status> {
+        self.jobs.send(job).await.map_err(|_| Status::unavailable("this node is stopping; retry"))
+    }
+}
+
+/// Who sends a request.
+fn origin<T>(request: &tonic::Request<T>) -> Result<Origin, Status> {
+    let origin = request.extensions().get::<Arc<Origin>>();
+    origin.map(|origin| Origin::clone(origin)).ok_or_else(|| Status::internal("no origin"))
 }
 
 /// One agent, as `GET /agents` shows it.

@@ -7,6 +7,10 @@ use parallax_proto::{controlplane::v1 as directory, registry as proto};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod endpoint;
+
+pub use endpoint::{Url, is_loopback};
+
 use crate::{
     confidence::Confidence,
     wire::{duration_from_wire, duration_to_wire, timestamp_from_wire, timestamp_to_wire},
@@ -19,7 +23,7 @@ pub const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(2), Duration::
 const MAX_NAME: usize = 256;
 const MAX_CAPABILITIES: usize = 256;
 
-/// How an agent is dialled: the way it registered.
+/// How an agent is dialled: the way it registered, or by the scheme of the URL that it registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
@@ -27,6 +31,10 @@ pub enum Transport {
     Plaintext,
     /// By the stream that it holds with a replica of the control plane, whose address is its endpoint.
     Gateway,
+    /// By HTTP without TLS, on this machine only.
+    Http,
+    /// By HTTP over TLS.
+    Https,
 }
 
 /// Tenant and id: what names an agent.
@@ -42,7 +50,7 @@ pub struct AgentKey {
 pub struct Agent {
     pub key: AgentKey,
     pub name: String,
-    /// `host:port`
+    /// `host:port`, or a [`Url`] of an agent that is reached by HTTP.
     pub endpoint: String,
     pub capabilities: Vec<String>,
     pub metadata: Metadata,
@@ -77,20 +85,20 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> Invalid {
 }
 
 impl Agent {
-    /// Checks what an agent sent. `tenant`, `transport` and `principal` come from its connection, the time
-    /// from the clock: what the message says of `registered_at` does not count.
+    /// Checks what an agent sent. `tenant`, `way` (in which it came) and `principal` come from its connection,
+    /// the time from the clock: what the message says of `registered_at` does not count.
     ///
     /// # Errors
     /// The first field that cannot stand.
     pub fn from_wire(
         message: proto::AgentRegistration,
         tenant: &str,
-        transport: Transport,
+        way: Transport,
         principal: Option<String>,
         now: Timestamp,
     ) -> Result<Self, Invalid> {
         check_name("agent.id", &message.id)?;
-        check_endpoint(&message.endpoint, transport)?;
+        let transport = endpoint::check(&message.endpoint, way)?;
         check_text("agent.name", &message.name)?;
         if message.capabilities.len() > MAX_CAPABILITIES {
             return Err(invalid(
@@ -151,6 +159,8 @@ impl Agent {
                 Transport::Mtls => directory::Transport::Mtls,
                 Transport::Plaintext => directory::Transport::Plaintext,
                 Transport::Gateway => directory::Transport::Gateway,
+                Transport::Http => directory::Transport::Http,
+                Transport::Https => directory::Transport::Https,
             }
             .into(),
         }
@@ -165,6 +175,8 @@ impl Agent {
             directory::Transport::Mtls => Transport::Mtls,
             directory::Transport::Plaintext => Transport::Plaintext,
             directory::Transport::Gateway => Transport::Gateway,
+            directory::Transport::Http => Transport::Http,
+            directory::Transport::Https => Transport::Https,
             directory::Transport::Unspecified => {
                 return Err(invalid("transport", "unspecified; control plane and node differ in version"));
             }
@@ -173,6 +185,15 @@ impl Agent {
         let registered_at =
             message.registered_at.and_then(timestamp_from_wire).unwrap_or(Timestamp::UNIX_EPOCH);
         Self::from_wire(message, &record.tenant, transport, None, registered_at)
+    }
+
+    /// Where it is, if it is reached by HTTP.
+    #[must_use]
+    pub fn url(&self) -> Option<Url> {
+        match self.transport {
+            Transport::Http | Transport::Https => Url::parse(&self.endpoint).ok(),
+            Transport::Mtls | Transport::Plaintext | Transport::Gateway => None,
+        }
     }
 
     /// Whether it has every one of `wanted`.
@@ -212,35 +233,6 @@ fn check_text(field: &'static str, text: &str) -> Result<(), Invalid> {
     }
 }
 
-/// Whether `host` or `host:port` names this machine by a loopback name, or all of its addresses.
-#[must_use]
-pub fn is_loopback(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let address = host.parse::<std::net::IpAddr>();
-    host.eq_ignore_ascii_case("localhost")
-        || address.is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())
-}
-
-fn check_endpoint(endpoint: &str, transport: Transport) -> Result<(), Invalid> {
-    let wrong = |why: &str| {
-        let shown = endpoint.escape_debug();
-        invalid("agent.endpoint", format!("\"{shown}\" {why}; give host:port, such as 127.0.0.1:50100"))
-    };
-    let authority: http::uri::Authority = endpoint.parse().map_err(|_| wrong("is not host:port"))?;
-    match authority.port_u16() {
-        Some(1..) if transport == Transport::Plaintext && !is_loopback(endpoint) => Err(invalid(
-            "agent.endpoint",
-            format!(
-                "\"{endpoint}\" is not on this machine, where alone plaintext may go; register over mTLS"
-            ),
-        )),
-        Some(1..) if !authority.host().is_empty() && !endpoint.contains('@') => Ok(()),
-        Some(0) => Err(wrong("names port 0")),
-        _ => Err(wrong("names no port")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +255,10 @@ mod tests {
         let agent = accept(message()).unwrap();
         assert_eq!((agent.name.as_str(), agent.ttl), ("a1", DEFAULT_TTL));
         assert_eq!(Agent::from_record(agent.to_record()).unwrap(), agent);
+        let by_http =
+            accept(proto::AgentRegistration { endpoint: "https://h/a".into(), ..message() }).unwrap();
+        assert_eq!((by_http.transport, by_http.url().unwrap().base.as_str()), (Transport::Https, "/a"));
+        assert_eq!(Agent::from_record(by_http.to_record()).unwrap(), by_http);
     }
 
     #[test]
@@ -280,20 +276,6 @@ mod tests {
         assert_eq!(field(|m| m.endpoint = "localhost:70000".into()), "agent.endpoint");
         assert_eq!(field(|m| m.name = "a\u{1b}[31m".into()), "agent.name");
         assert_eq!(field(|m| m.capabilities = vec![String::new()]), "agent.capabilities");
-    }
-
-    #[test]
-    fn plaintext_stays_on_this_machine() {
-        let register = |endpoint: &str, transport| {
-            let message = proto::AgentRegistration { endpoint: endpoint.into(), ..message() };
-            Agent::from_wire(message, "default", transport, None, Timestamp::UNIX_EPOCH).is_ok()
-        };
-        for near in ["localhost:1", "127.0.0.1:1", "[::1]:1", "0.0.0.0:1"] {
-            assert!(register(near, Transport::Plaintext), "{near}");
-        }
-        for far in ["192.0.2.2:1", "example.org:1", "localhost.example.org:1"] {
-            assert!(!register(far, Transport::Plaintext) && register(far, Transport::Mtls), "{far}");
-        }
     }
 
     #[test]

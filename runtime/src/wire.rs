@@ -35,6 +35,8 @@ pub const LOAD: &str = "endpoint-load-metrics";
 pub const LOAD_IN_FLIGHT: &str = "in_flight";
 /// And how long one takes it, in milliseconds.
 pub const LOAD_SERVICE_TIME: &str = "service_time_ms";
+/// Header with the milliseconds that the caller will wait, for agents that are reached by HTTP.
+pub const TIMEOUT_MS: &str = "x-parallax-timeout-ms";
 /// Trailer in which the data plane names the agent that answered.
 pub const SERVED_BY: &str = "x-parallax-served-by";
 

@@ -54,6 +54,8 @@ const TABLE: &[Row] = &[
     row("/parallax.coordinator.*", &[Operator, Agent]),
     row("/parallax.gateway.*", &[Agent]),
     row("/parallax.controlplane.v1.Directory/*", &[DataPlane]),
+    // As any agent may be asked below, so may many at once: those of the caller's tenant.
+    row("/parallax.dataplane.v1.DataPlane/FanOut", &[ControlPlane, Agent, Operator]),
     row("/parallax.dataplane.v1.DataPlane/*", &[ControlPlane]),
     row("/parallax.confidence.ConfidenceAgent/*", ANYONE),
     row("/grpc.health.v1.*", ANYONE),
@@ -145,6 +147,7 @@ mod tests {
         ("/parallax.coordinator.Coordinator/Coordinate", "AOL"),
         ("/parallax.gateway.AgentGateway/Connect", "AL"),
         ("/parallax.controlplane.v1.Directory/Follow", "D"),
+        ("/parallax.dataplane.v1.DataPlane/FanOut", "CAOL"),
         ("/parallax.dataplane.v1.DataPlane/Dispatch", "C"),
         ("/parallax.confidence.ConfidenceAgent/Analyze", "CDAOL"),
         ("/grpc.health.v1.Health/Check", "CDAOL"),

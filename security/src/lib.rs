@@ -3,7 +3,7 @@
 //! Every connection between two Parallax processes is mutual TLS. A process is named by a SPIFFE-style
 //! [`Identity`] in its certificate, never by its address. This crate issues such certificates for clusters
 //! that bring none ([`Authority`]), loads and reloads them ([`Tls`]), accepts and opens connections
-//! ([`Acceptor`], [`Tls::connect`]), and holds the one table of who may call what ([`access`]).
+//! ([`Acceptor`], [`Tls::connect`], [`Tls::connect_web`]), and holds the one table of who may call what ([`access`]).
 //!
 //! It is not a server, knows no gRPC and imports nothing of Parallax: it turns sockets into streams and
 //! peers into verdicts.
@@ -37,4 +37,4 @@ pub use error::{Code, Error, Result};
 pub use identity::{Identity, Kind};
 pub use network::{Dialling, Io, Network, Tcp};
 pub use stream::Stream;
-pub use tls::{Alpn, Expect, Files, Tls, connect_plain};
+pub use tls::{Alpn, Expect, Files, Tls, connect_plain, machine_roots};

@@ -1,14 +1,14 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
-    client::Resumption,
+    client::{Resumption, WebPkiServerVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
@@ -20,6 +20,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::{Acceptor, Error, Identity, Io, Kind, Network, Plaintext, Result, Stream, file};
 
 mod chain;
+mod web;
+
+pub use web::machine_roots;
 
 /// Where a process's certificates are, PEM. `cert` and `key` may be the same file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +94,8 @@ impl fmt::Debug for Tls {
 struct Shared {
     files: Files,
     current: ArcSwap<Loaded>,
+    /// What this machine trusts, read when it is first needed; none if that is nobody.
+    machine: OnceLock<Option<Arc<WebPkiServerVerifier>>>,
 }
 
 /// One consistent set, replaced as a whole.
@@ -98,6 +103,8 @@ struct Loaded {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    roots: Arc<RootCertStore>,
+    own: Arc<SingleCertAndKey>,
     identity: Identity,
     expires_at: SystemTime,
     /// The files' bytes, to see whether they have changed.
@@ -109,7 +116,8 @@ impl Tls {
     /// `now`, not the certificate's key, not signed by the authority, or without an identity.
     pub fn load(files: Files, now: SystemTime) -> Result<Self> {
         let loaded = Loaded::new(&files, read(&files)?, now)?;
-        Ok(Self(Arc::new(Shared { files, current: ArcSwap::from_pointee(loaded) })))
+        let current = ArcSwap::from_pointee(loaded);
+        Ok(Self(Arc::new(Shared { files, current, machine: OnceLock::new() })))
     }
 
     /// Reads the files again and, if one has changed, checks and swaps the whole set: true if it did. On any
@@ -256,8 +264,8 @@ impl Loaded {
             .with_safe_default_protocol_versions()
             .map_err(internal)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(chain::ChainVerifier::new(roots, &provider)))
-            .with_client_cert_resolver(own);
+            .with_custom_certificate_verifier(Arc::new(chain::ChainVerifier::new(roots.clone(), &provider)))
+            .with_client_cert_resolver(own.clone());
         client.resumption = Resumption::disabled();
         client.alpn_protocols = vec![b"h2".to_vec()];
 
@@ -265,6 +273,8 @@ impl Loaded {
             grpc: Arc::new(grpc),
             http: Arc::new(http),
             client: Arc::new(client),
+            roots,
+            own,
             identity,
             expires_at: expires_at.min(authority_expires),
             content,

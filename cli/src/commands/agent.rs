@@ -1,13 +1,15 @@
 //! `parallax agent`.
 
+use std::time::Duration;
+
 use serde_json::{Value as Json, json};
 
 use super::print;
 use crate::{
     api::Api,
-    args::{Agent, Args},
-    exit::{Exit, Result},
-    render::{clean, confidence, pretty, table, value},
+    args::{Agent, Args, Ask},
+    exit::{Code, Exit, Result},
+    render::{clean, confidence, micros, pretty, table, value},
 };
 
 pub(super) async fn run(args: &Args, command: &Agent) -> Result {
@@ -34,12 +36,90 @@ pub(super) async fn run(args: &Args, command: &Agent) -> Result {
             let reasons = clean(answer["reasoning"].as_str().unwrap_or_default());
             print(if *json { pretty(&answer) } else { format!("{said}\n{reasons}").trim_end().to_owned() });
         }
+        Agent::Ask(ask) => return self::ask(args, ask).await,
         Agent::Capabilities { json } => {
             let answer = Api::connect(args).await?.get("/api/agents/stats/capabilities").await?;
             print(if *json { pretty(&answer) } else { capabilities(&answer) });
         }
     }
     Ok(())
+}
+
+async fn ask(args: &Args, ask: &Ask) -> Result {
+    let data: Json = ask
+        .input
+        .as_ref()
+        .map_or(Ok(Json::Null), |input| serde_json::from_str(input))
+        .map_err(|e| Exit::usage(format!("--input is not JSON: {e}")))?;
+    let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    let needs = [
+        ("quorum", "--n", ask.n.is_some()),
+        ("best-effort", "--by", ask.by.is_some()),
+        ("ordered", "--confidence", ask.confidence.is_some()),
+    ];
+    for (mode, flag, given) in needs {
+        match (ask.mode == mode, given) {
+            (true, false) => return Err(Exit::usage(format!("--mode {mode} needs {flag}"))),
+            (false, true) => return Err(Exit::usage(format!("{flag} goes with --mode {mode}"))),
+            _ => {}
+        }
+    }
+    let mut body = json!({"task": ask.task, "data": data, "agents": ask.agents, "mode": ask.mode});
+    let fields = [
+        ("capability", ask.capability.as_ref().map(|name| json!(name))),
+        ("answers", ask.n.map(|n| json!(n))),
+        ("by", ask.by.map(|by| json!(millis(by)))),
+        ("confidence", ask.confidence.map(|confidence| json!(confidence))),
+        ("maxAgents", ask.max_agents.map(|most| json!(most))),
+        ("maxConcurrency", ask.max_concurrency.map(|most| json!(most))),
+        ("timeout", ask.timeout.map(|timeout| json!(millis(timeout)))),
+    ];
+    for (field, given) in fields {
+        if let Some(given) = given {
+            body[field] = given;
+        }
+    }
+    let answer = Api::connect(args).await?.post("/api/ask", &body).await?;
+    print(if ask.json { pretty(&answer) } else { asked(&answer) });
+    let ended = answer["ended"].as_str().unwrap_or_default();
+    match ended {
+        "all" | "deadline" if ask.mode == "ordered" => {
+            Err(Exit::new(Code::Unsure, format!("nobody was as sure as that ({ended})")))
+        }
+        "impossible" => Err(Exit::failed(format!("{} answered, which is too few", answer["answered"]))),
+        "deadline" if ask.mode != "best-effort" => Err(Exit::failed("time was up")),
+        _ if answer["answered"] == 0 => Err(Exit::failed("nobody answered")),
+        _ => Ok(()),
+    }
+}
+
+fn asked(answer: &Json) -> String {
+    let rows = answer["outcomes"].as_array().into_iter().flatten().map(|one| {
+        let said = if one["message"].is_null() { &one["result"] } else { &one["message"] };
+        let took = micros(one["durationUs"].as_u64().unwrap_or_default());
+        vec![
+            value(&one["agentId"]),
+            value(&one["outcome"]),
+            confidence(&one["confidence"]),
+            took,
+            value(said),
+        ]
+    });
+    let table =
+        table(&["AGENT", "OUTCOME", "CONFIDENCE", "TOOK", "SAID"], rows.collect(), "nobody was asked");
+    let not_asked = match joined(&answer["notAsked"]) {
+        none if none.is_empty() => none,
+        some => format!("; not asked: {some}"),
+    };
+    let text = |field: &str| value(&answer[field]);
+    format!(
+        "{table}\n{}: {} asked, {} answered, {} failed, {} cancelled{not_asked}",
+        text("ended"),
+        text("asked"),
+        text("answered"),
+        text("failed"),
+        text("cancelled")
+    )
 }
 
 fn list(answer: &Json) -> String {

@@ -11,6 +11,7 @@ mod crash;
 #[cfg(feature = "cluster")]
 mod etcd;
 mod gateway;
+mod http_agents;
 mod patterns;
 mod plaintext;
 mod program;

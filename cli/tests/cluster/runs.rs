@@ -98,6 +98,30 @@ async fn cancelling_reaches_the_agents_and_the_runs_within() {
 }
 
 #[tokio::test]
+async fn whoever_has_lost_is_cancelled_while_the_run_goes_on() {
+    for call in
+        ["race(calls)", "parallel(calls, { mode: \"first\" })", "parallel(calls, { mode: \"quorum\", n: 1 })"]
+    {
+        let script = format!(
+            "let calls = [\"loser\", \"winner\"].map(id => agents.find(a => a.id == id).analyze(\"t\", {{}}))\n\
+             let won = {call}\n\
+             agents.find(a => a.id == \"next\").analyze(\"t\", {{}})"
+        );
+        let world = World::start_with_patterns(&[("contest", "@minAgents 3", &script)]).await;
+        let (mut loser, mut next) = (hanging(&world, "loser").await, hanging(&world, "next").await);
+        world.agent(says("winner", "x", 0.9).0).await;
+        let id = start(&world, "contest", json!({})).await;
+        soon(loser.asked.recv()).await.unwrap();
+        soon(loser.dropped.notified()).await;
+        soon(next.asked.recv()).await.unwrap();
+        assert_eq!(show(&world, &id).await["status"], "running", "{call}");
+        post(&world, &format!("/api/executions/{id}/cancel"), json!({})).await.unwrap();
+        soon(next.dropped.notified()).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_fails_takes_the_runs_within_along() {
     let world = World::start_with_patterns(&[
         ("outer", "", "race([executePattern(\"inner\", {}), sleep(1)])"),

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use parallax_proto::{
     confidence::{AgentRequest, Health, confidence_agent_client::ConfidenceAgentClient},
-    dataplane::v1::{Call, CallOutcome, call::Target},
+    dataplane::v1::{
+        Call, CallOutcome, FanOutEvent, FanOutRequest, FanOutSummary, call::Target,
+        data_plane_client::DataPlaneClient, fan_out_event::Event,
+    },
 };
 use parallax_runtime::{agent::AgentKey, wire};
 use tonic::{Request, Status, metadata::MetadataValue};
@@ -29,6 +32,30 @@ impl Nodes {
         };
         session.call(call).await;
         session.next().await
+    }
+
+    /// One question to many agents, through whichever node: what came of each, in the order in which it came.
+    /// Dropping it cancels the calls.
+    ///
+    /// # Errors
+    /// No node; what the node will not do; a node that is lost meanwhile.
+    pub async fn fan_out(&self, request: FanOutRequest) -> Result<(Vec<CallOutcome>, FanOutSummary), Status> {
+        let node = self.pick(None).ok_or_else(|| {
+            Status::unavailable(
+                "no data-plane node has joined; start one with `parallax start --data-plane-only`",
+            )
+        })?;
+        let mut events = DataPlaneClient::new(node.channel.clone()).fan_out(request).await?.into_inner();
+        let mut outcomes = Vec::new();
+        while let Some(FanOutEvent { event }) = events.message().await? {
+            match event {
+                Some(Event::Outcome(outcome)) => outcomes.push(outcome),
+                Some(Event::Summary(summary)) => return Ok((outcomes, summary)),
+                // Of a later version.
+                None => {}
+            }
+        }
+        Err(Status::unavailable(format!("data-plane node {} went away in the middle of it", node.id)))
     }
 
     /// How an agent says it is, asked through a node; `None` when there is no node.

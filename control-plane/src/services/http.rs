@@ -26,8 +26,10 @@ use crate::{
 };
 
 mod agents;
+mod ask;
 mod events;
 mod executions;
+mod leases;
 mod license;
 mod openapi;
 mod patterns;
@@ -61,11 +63,13 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(live))
         .routes(routes!(ready))
         .routes(routes!(instruments))
-        .routes(routes!(agents::list))
+        .routes(routes!(agents::list, leases::register))
         .routes(routes!(agents::capabilities))
         .routes(routes!(agents::show, agents::remove))
         .routes(routes!(agents::health))
         .routes(routes!(agents::test))
+        .routes(routes!(leases::renew))
+        .routes(routes!(ask::ask))
         .routes(routes!(patterns::list, uploads::create))
         .routes(routes!(uploads::file))
         .routes(routes!(patterns::show, uploads::replace, uploads::delete))

@@ -13,11 +13,11 @@ use futures::future::{Either, select};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use parallax_runtime::env::Env;
-use parallax_security::Io;
+use parallax_security::{Io, machine_roots};
 use tokio::sync::Semaphore;
 use tokio_rustls::{
     TlsConnector,
-    rustls::{ClientConfig, RootCertStore, pki_types::ServerName},
+    rustls::{ClientConfig, pki_types::ServerName},
 };
 use tracing::warn;
 
@@ -98,12 +98,10 @@ impl Post {
     /// Trusts what the machine trusts.
     fn tls(&self) -> &TlsConnector {
         self.tls.get_or_init(|| {
-            let mut roots = RootCertStore::empty();
-            let found = rustls_native_certs::load_native_certs();
-            for e in &found.errors {
+            let (roots, errors) = machine_roots();
+            for e in &errors {
                 warn!("a certificate authority of this machine cannot be read: {e}");
             }
-            roots.add_parsable_certificates(found.certs);
             let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
             let config = ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()

@@ -7,6 +7,8 @@ mod choice;
 mod connections;
 mod directory;
 mod dispatch;
+mod fanout;
+mod http_agent;
 mod life;
 mod proxy;
 mod trouble;

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use parallax_proto::{
     confidence::{AgentRequest, confidence_agent_client::ConfidenceAgentClient},
+    dataplane::v1::data_plane_client::DataPlaneClient,
     patterns::{
         ExecutePatternRequest, ExecutePatternResponse, execute_pattern_request::Options,
         pattern_service_client::PatternServiceClient,
@@ -17,6 +18,7 @@ use tonic::{Request, Status, metadata::MetadataValue};
 use crate::{
     Answer, DEFAULT_DATA_PLANE, DEFAULT_REGISTRY, Error, Task, TlsOptions,
     link::{Dialer, Link},
+    many::{Asked, Many},
     tls::Credentials,
 };
 
@@ -129,20 +131,12 @@ impl Client {
     /// The data plane cannot be reached, there is no such agent, or it did not answer.
     pub async fn ask(&self, to: &To, task: Task) -> Result<Reply, Error> {
         let link = self.data.link().await?;
-        let timeout_ms = millis(task.remaining());
-        let mut request = Request::new(AgentRequest {
-            task_id: task.id,
-            task_description: task.description,
-            data: Some(wire::struct_from_any(&task.data)),
-            context: task.context,
-            timeout_ms,
-            pattern_name: task.pattern.unwrap_or_default(),
-        });
+        let hints = task.hints.clone();
+        let mut request = Request::new(request(task));
         let (key, name) = match to {
             To::Agent(id) => (wire::AGENT, id),
             To::Capability(capability) => (wire::CAPABILITY, capability),
         };
-        let hints = task.hints;
         let given = [
             Some(("the call's target", key, name.clone())),
             hints.idempotent.then(|| ("idempotent", wire::IDEMPOTENT, "true".to_owned())),
@@ -164,6 +158,32 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Asks many agents one question, through the data plane; their answers come one by one. Dropping what is returned
+    /// cancels whoever is still asked.
+    ///
+    /// # Errors
+    /// The data plane cannot be reached. What it refuses, [`Asked::next`] says.
+    pub async fn ask_many(&self, many: &Many, task: Task) -> Result<Asked, Error> {
+        let link = self.data.link().await?;
+        let mut client = DataPlaneClient::with_origin(link.clone(), link.origin);
+        let events = client.fan_out(many.request(request(task))).await.map_err(failed("FanOut"))?;
+        Ok(Asked::new(events.into_inner()))
+    }
+}
+
+fn request(task: Task) -> AgentRequest {
+    let timeout_ms = millis(task.remaining());
+    AgentRequest {
+        task_id: task.id,
+        task_description: task.description,
+        data: Some(wire::struct_from_any(&task.data)),
+        context: task.context,
+        timeout_ms,
+        pattern_name: task.pattern.unwrap_or_default(),
+    }
+}
+
 fn answer(result: parallax_proto::confidence::ConfidenceResult) -> Answer {
     Answer {
         value: wire::parse_value(&result.value_json),
@@ -174,13 +194,13 @@ fn answer(result: parallax_proto::confidence::ConfidenceResult) -> Answer {
     }
 }
 
+pub(crate) fn failed(method: &'static str) -> impl Fn(Status) -> Error {
+    move |status| Error::Call { method, status: Box::new(status) }
+}
+
 /// For the wire, where 0 means none: at least 1.
 fn millis(timeout: Option<Duration>) -> i32 {
     timeout.map_or(0, |timeout| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1))
-}
-
-fn failed(method: &'static str) -> impl Fn(Status) -> Error {
-    move |status| Error::Call { method, status: Box::new(status) }
 }
 
 /// The way to one plane.

@@ -127,3 +127,72 @@ async fn a_bad_address_is_no_network_error() {
     assert_eq!(error.code(), crate::Code::Unavailable);
     assert!(error.to_string().contains(&addr), "{error}");
 }
+
+/// A web server that the cluster's authority does not know, at `localhost` by its certificate, for one connection
+/// after the other; its port, and what trusts it.
+async fn stranger() -> (u16, Arc<WebPkiServerVerifier>) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&ca_key).unwrap();
+    let (key, issuer) = (KeyPair::generate().unwrap(), Issuer::from_params(&params, ca_key));
+    let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            _ = acceptor.accept(socket).await;
+        }
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    (port, WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap())
+}
+
+#[tokio::test]
+async fn a_web_server_is_trusted_by_the_machine_under_its_name_or_is_the_member_that_is_expected() {
+    let cluster = Cluster::new();
+    let tls = cluster.tls(Kind::DataPlane, days(0));
+    let expect = identity(Kind::Agent);
+    let (port, machine) = stranger().await;
+    let connect = async |host: &str, machine| {
+        tls.connect_trusting(&Tcp, &format!("{host}:{port}"), &expect, machine).await
+    };
+    let stream = connect("localhost", Some(machine.clone())).await.unwrap();
+    assert_eq!(stream.alpn(), Some(&b"http/1.1"[..]));
+    for (host, machine, reason) in
+        [("127.0.0.1", Some(machine), "not valid for"), ("localhost", None, "UnknownIssuer")]
+    {
+        let error = connect(host, machine).await.unwrap_err().to_string();
+        assert!(error.contains(reason) && error.contains(host), "{error}");
+    }
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let acceptor = cluster.tls(Kind::Agent, days(0)).acceptor(Alpn::Http, Plaintext::Refuse);
+    let serving = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let (socket, _) = listener.accept().await.unwrap();
+            seen.push(acceptor.accept(socket).await.ok().and_then(|(_, peer)| peer.identity));
+        }
+        seen
+    });
+    let stream = tls.connect_trusting(&Tcp, &addr, &expect, None).await.unwrap();
+    assert_eq!((stream.alpn(), stream.peer_identity()), (Some(&b"h2"[..]), Some(expect.clone())));
+    drop(stream);
+    let other = Identity::new("default", Kind::Agent, "other").unwrap();
+    let error = tls.connect_trusting(&Tcp, &addr, &other, None).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("{expect} is there, not {other}")), "{error}");
+    assert_eq!(serving.await.unwrap(), [Some(identity(Kind::DataPlane)), None], "it is shown who calls");
+}

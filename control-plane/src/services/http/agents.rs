@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Agent {
     id: String,
     name: String,
-    /// `host:port`
+    /// `host:port`, or a URL of an agent that is reached by HTTP.
     endpoint: String,
     capabilities: Vec<String>,
     /// `active` as long as its lease is kept, or `unhealthy`.
@@ -46,7 +46,7 @@ pub(super) struct Agent {
     /// When this process last heard of it; absent if it has not since it was started.
     last_seen: Option<Timestamp>,
     ttl_seconds: u64,
-    /// How it is dialled: `mtls` or `plaintext`.
+    /// How it is dialled: `mtls`, `plaintext`, `gateway`, `http` or `https`.
     #[schema(value_type = String)]
     transport: agent::Transport,
     tenant: String,
