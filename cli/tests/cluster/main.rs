@@ -12,6 +12,7 @@ mod crash;
 mod etcd;
 mod gateway;
 mod http_agents;
+mod nodes;
 mod patterns;
 mod plaintext;
 mod program;

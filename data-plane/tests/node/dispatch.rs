@@ -77,6 +77,30 @@ fn answer(outcome: &CallOutcome) -> &Answer {
 }
 
 #[tokio::test]
+async fn a_driver_says_what_may_be_done_with_its_call() {
+    let world = World::new().await;
+    let _sick = agent(&world, "sick", |_| async { error(13, "out of order") }).await;
+    let _well = agent(&world, "well", |_| async { sure(0.9) }).await;
+    let node = world.ready_node().await;
+    let mut driver = Driver::open(&world, &node).await;
+    let any = |call_id, strategy: &str, idempotent| Call {
+        call_id,
+        target: Some(Target::Capability("test".into())),
+        strategy: strategy.into(),
+        idempotent,
+        ..to(call_id, "")
+    };
+    for call_id in 0..4 {
+        driver.call(any(call_id, "round_robin", true));
+        let outcome = driver.next().await;
+        assert_eq!((answer(&outcome).confidence, outcome.agent_id.as_str()), (Some(0.9), "well"));
+    }
+    driver.call(any(9, "best", false));
+    let outcome = driver.next().await;
+    assert!(failure(&outcome).1.starts_with("x-parallax-strategy: \"best\" is no strategy"), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_call_carries_everything_there_and_back() {
     let world = World::new().await;
     let seen: Arc<Mutex<Option<(HeaderMap, Bytes)>>> = Arc::default();
