@@ -28,7 +28,7 @@ impl Nodes {
             effect: request.task_id.clone(),
             request: Some(request),
             attempt: 1,
-            traceparent: String::new(),
+            ..Call::default()
         };
         session.call(call).await;
         session.next().await

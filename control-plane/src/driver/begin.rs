@@ -122,6 +122,7 @@ impl Driver {
                 // A later process asks again for what an earlier one may have asked for.
                 attempt: if id <= self.known { 2 } else { 1 },
                 traceparent: traceparent.to_owned(),
+                ..Call::default()
             })
             .await;
     }
