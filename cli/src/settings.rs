@@ -8,7 +8,10 @@ use std::{
 };
 
 use parallax_data_plane::{Balance, Hedge, Retry};
-use parallax_runtime::config::{self, Flag, Loaded};
+use parallax_runtime::{
+    config::{self, Flag, Loaded},
+    env::millis,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -70,6 +73,146 @@ pub struct DataPlane {
     pub balance: Balance,
     pub retry: Retry,
     pub hedge: Hedge,
+    /// Calls in flight in the node. Of those with the metadata `x-parallax-priority: sheddable` 70 % of it, of
+    /// ones without any 90 %.
+    pub max_in_flight: usize,
+    /// Connections of callers.
+    pub max_connections: usize,
+    /// How long an agent that is new or has recovered is given fewer calls than its share.
+    pub slow_start_ms: u64,
+    pub breaker: Breaker,
+    pub limits: Limits,
+    pub outliers: Outliers,
+}
+
+/// When an agent is not asked any more, and for how long: `parallax_data_plane::Policy`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// Failures in a row that open it.
+    pub failures: u16,
+    /// The share of failures that opens it, among at least so many calls of the window.
+    pub ratio: f64,
+    pub ratio_calls: u32,
+    pub window_ms: u64,
+    /// How long it stays open the first time, and the longest.
+    pub first_ms: u64,
+    pub longest_ms: u64,
+    /// How long an agent rests that says it has too much to do, and not until when: the first time, and the longest.
+    pub first_rest_ms: u64,
+    pub longest_rest_ms: u64,
+    /// The longest rest of one that says until when.
+    pub longest_hint_ms: u64,
+}
+
+/// How many calls in flight an agent is sent: `parallax_data_plane::Limits`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub least: u32,
+    pub most: u32,
+    /// How many times slower than unloaded is no queue yet.
+    pub tolerance: f64,
+    pub interval_ms: u64,
+}
+
+/// When an agent is left out for being slower than its group: `parallax_data_plane::Outliers`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outliers {
+    /// How many times slower than the median.
+    pub factor: f64,
+    /// Below this latency nobody is too slow.
+    pub least_ms: u64,
+    /// Calls within the breaker's window that it takes to compare.
+    pub calls: u32,
+    /// How long, times the number of times in a row, and the longest.
+    pub first_ms: u64,
+    pub longest_ms: u64,
+}
+
+impl DataPlane {
+    /// What is set of a node's configuration here, over `config`.
+    #[must_use]
+    pub fn over(&self, config: parallax_data_plane::Config) -> parallax_data_plane::Config {
+        let ms = Duration::from_millis;
+        let Self { breaker, limits, outliers, .. } = self;
+        parallax_data_plane::Config {
+            balance: self.balance.clone(),
+            retry: self.retry,
+            hedge: self.hedge,
+            max_in_flight: self.max_in_flight,
+            max_connections: self.max_connections,
+            slow_start: ms(self.slow_start_ms),
+            breaker: parallax_data_plane::Policy {
+                failures: breaker.failures,
+                ratio: breaker.ratio,
+                ratio_calls: breaker.ratio_calls,
+                window: ms(breaker.window_ms),
+                first: ms(breaker.first_ms),
+                longest: ms(breaker.longest_ms),
+                rest: (ms(breaker.first_rest_ms), ms(breaker.longest_rest_ms)),
+                longest_hint: ms(breaker.longest_hint_ms),
+            },
+            limits: parallax_data_plane::Limits {
+                least: limits.least,
+                most: limits.most,
+                tolerance: limits.tolerance,
+                interval: ms(limits.interval_ms),
+            },
+            outliers: parallax_data_plane::Outliers {
+                factor: outliers.factor,
+                least: ms(outliers.least_ms),
+                calls: outliers.calls,
+                first: ms(outliers.first_ms),
+                longest: ms(outliers.longest_ms),
+            },
+            ..config
+        }
+    }
+}
+
+impl From<&parallax_data_plane::Config> for DataPlane {
+    fn from(config: &parallax_data_plane::Config) -> Self {
+        let (breaker, limits, outliers) = (&config.breaker, &config.limits, &config.outliers);
+        Self {
+            grpc: config.grpc,
+            admin: config.admin,
+            advertise: String::new(),
+            control_plane: String::new(),
+            workers: 0,
+            balance: config.balance.clone(),
+            retry: config.retry,
+            hedge: config.hedge,
+            max_in_flight: config.max_in_flight,
+            max_connections: config.max_connections,
+            slow_start_ms: millis(config.slow_start),
+            breaker: Breaker {
+                failures: breaker.failures,
+                ratio: breaker.ratio,
+                ratio_calls: breaker.ratio_calls,
+                window_ms: millis(breaker.window),
+                first_ms: millis(breaker.first),
+                longest_ms: millis(breaker.longest),
+                first_rest_ms: millis(breaker.rest.0),
+                longest_rest_ms: millis(breaker.rest.1),
+                longest_hint_ms: millis(breaker.longest_hint),
+            },
+            limits: Limits {
+                least: limits.least,
+                most: limits.most,
+                tolerance: limits.tolerance,
+                interval_ms: millis(limits.interval),
+            },
+            outliers: Outliers {
+                factor: outliers.factor,
+                least_ms: millis(outliers.least),
+                calls: outliers.calls,
+                first_ms: millis(outliers.first),
+                longest_ms: millis(outliers.longest),
+            },
+        }
+    }
 }
 
 /// URLs; a relative path of an `embedded:` store is below the data directory.
@@ -119,16 +262,7 @@ impl Settings {
                 owner_ttl_seconds: const { NonZeroU64::new(5).expect("not zero") },
                 webhook_private_networks: false,
             },
-            data_plane: DataPlane {
-                grpc: loopback(50052),
-                admin: loopback(3001),
-                advertise: String::new(),
-                control_plane: String::new(),
-                workers: 0,
-                balance: Balance::default(),
-                retry: Retry::default(),
-                hedge: Hedge::default(),
-            },
+            data_plane: (&parallax_data_plane::Config::default()).into(),
             stores: Stores {
                 registry: "embedded:registry.db".to_owned(),
                 runs: "embedded:runs.db".to_owned(),

@@ -146,7 +146,7 @@ async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Life
         if control_planes.is_empty() {
             control_planes.push(addresses.grpc.unwrap_or(settings.control_plane.grpc).to_string());
         }
-        let defaults = parallax_data_plane::Config::default();
+        let defaults = own.over(parallax_data_plane::Config::default());
         let node_id =
             if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
         let tls = certificates.load(Kind::DataPlane, &node_id, life)?;

@@ -272,6 +272,7 @@ impl Session {
             outcome: Some(call_outcome::Outcome::Failure(Failure {
                 cause: Cause::Unreachable.into(),
                 message: message.to_owned(),
+                retry_in: None,
             })),
         }));
     }

@@ -7,6 +7,7 @@ use parallax_runtime::wire;
 use tokio::time::Instant;
 
 use crate::{
+    admission::{self, Priority},
     balance::{Strategy, hash},
     directory::Entry,
     error::Failure,
@@ -33,6 +34,9 @@ pub(crate) struct Ask<'a> {
     pub(crate) started: Instant,
     /// From `started`; none means the node's default.
     pub(crate) timeout: Option<Duration>,
+    pub(crate) priority: Priority,
+    /// Which pattern asks; empty when none does.
+    pub(crate) pattern: &'a str,
     /// Whether it is sampled, and under what.
     pub(crate) recorded: Option<About>,
     /// Whether the answer is one message: then a refusal may come after its head.
@@ -72,8 +76,18 @@ impl Hints {
 #[derive(Default)]
 pub(crate) struct Routing([Option<HeaderValue>; NAMES.len()]);
 
-const NAMES: [&str; 6] =
-    [wire::AGENT, wire::CAPABILITY, wire::TENANT, wire::STRATEGY, wire::AFFINITY, wire::IDEMPOTENT];
+const NAMES: [&str; 8] = [
+    wire::AGENT,
+    wire::CAPABILITY,
+    wire::TENANT,
+    wire::PATTERN,
+    wire::PRIORITY,
+    wire::STRATEGY,
+    wire::AFFINITY,
+    wire::IDEMPOTENT,
+];
+/// Of a pattern's name, which is kept for a while. Bytes.
+const LONGEST_PATTERN: usize = 128;
 
 impl Routing {
     /// Takes it out of a request's headers: agents never see it.
@@ -124,6 +138,22 @@ impl Routing {
     /// The tenant that is named, which not everybody may.
     pub(crate) fn tenant(&self) -> Result<Option<&str>, Failure> {
         self.text(wire::TENANT)
+    }
+
+    pub(crate) fn pattern(&self) -> Result<&str, Failure> {
+        let name = self.text(wire::PATTERN)?.unwrap_or_default();
+        if name.len() > LONGEST_PATTERN {
+            return Err(Failure::Malformed(format!(
+                "the metadata {} has {} bytes; a pattern's name has at most {LONGEST_PATTERN}",
+                wire::PATTERN,
+                name.len()
+            )));
+        }
+        Ok(name)
+    }
+
+    pub(crate) fn priority(&self) -> Result<Priority, Failure> {
+        self.text(wire::PRIORITY)?.map_or(Ok(Priority::Default), admission::priority)
     }
 
     pub(crate) fn hints(&self) -> Result<Hints, Failure> {

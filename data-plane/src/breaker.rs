@@ -1,40 +1,74 @@
-//! Whether an agent may be asked: a circuit breaker on consecutive failures.
+//! Whether an agent may be asked: a circuit breaker.
 //!
-//! Closed, until a number of calls in a row have failed. Then open: nobody is sent there for a while. After
-//! that half-open: exactly one call goes through as a probe, and its end decides. A probe that ends without
-//! saying anything (its caller went away) leaves the breaker open, ready for the next probe at once.
+//! Closed, until a number of calls in a row have failed, or too large a share of the recent ones. Then open:
+//! nobody is sent there for a while. After that half-open: exactly one call goes through as a probe, and its
+//! end decides. A probe that ends without saying anything (its caller went away) leaves the breaker open,
+//! ready for the next probe at once.
 //!
-//! The state is one atomic word, because every core asks it for every call. Consecutive failures: Envoy's
-//! `outlier_detection.consecutive_5xx`; back-off and single probe: linkerd's `consecutive_failures`.
+//! Beside that an agent may ask for a rest (429, `RESOURCE_EXHAUSTED`): nobody is sent there until it is over,
+//! and nothing is held against it.
+//!
+//! The state is one atomic word, because every core asks it for every call; the rest is another, and the recent
+//! calls are a few counters. Consecutive failures: Envoy's `outlier_detection.consecutive_5xx`; share of
+//! failures: its `failure_percentage`; back-off and single probe: linkerd's `consecutive_failures`.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
     time::Duration,
 };
 
 use serde::Serialize;
 use tokio::time::Instant;
 
+pub(crate) mod by_pattern;
+mod window;
+
+use window::Window;
+
 /// When to open and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// Failures in a row that open it; 1 to 65535.
+    /// Failures in a row that open it; 1 to 65535. Envoy's `consecutive_5xx`.
     pub failures: u16,
-    /// How long it stays open the first time. Doubles with each probe that fails.
+    /// The share of failures among the calls of the last `window` that opens it; above 0, up to 1. Envoy's
+    /// `failure_percentage_threshold`.
+    pub ratio: f64,
+    /// A share of fewer calls than this says nothing; 1 or more. Envoy's `failure_percentage_request_volume`.
+    pub ratio_calls: u32,
+    /// How far back calls count, to a fifth of it; 5 ms or more. Envoy's `outlier_detection.interval`.
+    pub window: Duration,
+    /// How long it stays open the first time. Doubles with each probe that fails. Envoy's `base_ejection_time`.
     pub first: Duration,
-    /// The longest it stays open, before jitter adds up to a quarter.
+    /// The longest it stays open, before jitter adds up to a quarter. Envoy's `max_ejection_time`.
     pub longest: Duration,
+    /// How long an agent rests that turns calls away for load and does not say until when: the first time, and
+    /// the longest, before jitter adds up to a quarter. It doubles with each time in a row.
+    pub rest: (Duration, Duration),
+    /// The longest rest that is granted to one that says until when.
+    pub longest_hint: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { failures: 5, first: Duration::from_secs(1), longest: Duration::from_secs(30) }
+        Self {
+            failures: 5,
+            ratio: 0.5,
+            ratio_calls: 20,
+            window: Duration::from_secs(10),
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(30),
+            rest: (Duration::from_millis(100), Duration::from_secs(5)),
+            longest_hint: Duration::from_secs(60),
+        }
     }
 }
 
 /// Permission to make one call, to be given back by [`Breaker::settle`]. Whoever holds the one for a probe
 /// holds the breaker: it must be settled whatever happens, dropping the call included.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Pass {
     Ordinary,
@@ -48,6 +82,10 @@ pub(crate) enum Verdict {
     Well,
     /// It is sick.
     Sick,
+    /// It is not there, whatever it is asked for.
+    Away,
+    /// It has too much to do, and wants a rest: of that length, if it says so.
+    Throttled(Option<Duration>),
     /// Nothing: the caller went away.
     Silent,
 }
@@ -60,6 +98,8 @@ pub(crate) enum Phase {
     Open,
     /// A probe may go, or is under way.
     HalfOpen,
+    /// Closed, and the agent rests.
+    Throttled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,21 +138,37 @@ pub(crate) struct Breaker {
     policy: Policy,
     epoch: Instant,
     state: AtomicU64,
+    /// Until when the agent rests (milliseconds since the epoch) above sixteen bits that say how often in a row.
+    rest: AtomicU64,
+    /// Milliseconds since the epoch at which calls began to go there, at first or again.
+    begun: AtomicU64,
+    recent: Window,
 }
 
 impl Breaker {
     pub(crate) fn new(policy: Policy, now: Instant) -> Self {
-        Self { policy, epoch: now, state: AtomicU64::new(State::Closed { failures: 0 }.pack()) }
+        Self {
+            policy,
+            epoch: now,
+            state: AtomicU64::new(State::Closed { failures: 0 }.pack()),
+            rest: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            recent: Window::new(policy.window),
+        }
     }
 
     /// How long to wait before asking again: `None` when a call would be let through now.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
-        self.wait_in(self.state(), self.millis(now))
+        let now = self.millis(now);
+        self.wait_in(self.state(), now).max(self.resting(now))
     }
 
     /// Lets a call through, or says how long to wait before asking again.
     pub(crate) fn enter(&self, now: Instant) -> Result<Pass, Duration> {
         let now = self.millis(now);
+        if let Some(rest) = self.resting(now) {
+            return Err(self.wait_in(self.state(), now).unwrap_or_default().max(rest));
+        }
         let mut entered = Ok(Pass::Ordinary);
         self.update(|state| {
             let (pass, next) = match (self.wait_in(state, now), state) {
@@ -131,18 +187,54 @@ impl Breaker {
     /// Calls that were let through before it opened say nothing any more once it has.
     pub(crate) fn settle(&self, pass: Pass, verdict: Verdict, now: Instant, random: u64) {
         let now = self.millis(now);
-        self.update(|state| match (&pass, state, verdict) {
-            (Pass::Probe, State::Probing { times }, verdict) => Some(match verdict {
-                Verdict::Well => State::Closed { failures: 0 },
-                Verdict::Sick => self.open(now, times.saturating_add(1), random),
-                Verdict::Silent => State::Open { until: now, times },
-            }),
-            (Pass::Ordinary, State::Closed { failures: 1.. }, Verdict::Well) => {
-                Some(State::Closed { failures: 0 })
+        match verdict {
+            Verdict::Throttled(hint) => self.grant(hint, now, random),
+            Verdict::Well => self.rested(now),
+            _ => {}
+        }
+        let well = match verdict {
+            Verdict::Well => Some(true),
+            Verdict::Sick | Verdict::Away => Some(false),
+            Verdict::Throttled(_) | Verdict::Silent => None,
+        };
+        if pass == Pass::Ordinary {
+            if let Some(well) = well {
+                self.judge(well, now, random);
             }
-            (Pass::Ordinary, State::Closed { failures }, Verdict::Sick) => {
+            return;
+        }
+        if well == Some(true) {
+            // What it was opened for is over.
+            self.recent.clear();
+            self.begun.store(now, Relaxed);
+        }
+        self.update(|state| match state {
+            State::Probing { times } => Some(match well {
+                Some(true) => State::Closed { failures: 0 },
+                Some(false) => self.open(now, times.saturating_add(1), random),
+                None => State::Open { until: now, times },
+            }),
+            _ => None,
+        });
+    }
+
+    /// Counts an ordinary call.
+    fn judge(&self, well: bool, now: u64, random: u64) {
+        let State::Closed { failures } = self.state() else { return };
+        self.recent.count(now, well);
+        if well && failures == 0 {
+            return;
+        }
+        let too_many = !well && {
+            let (calls, failed) = self.recent.sum(now);
+            calls >= self.policy.ratio_calls && f64::from(failed) >= f64::from(calls) * self.policy.ratio
+        };
+        self.update(|state| match state {
+            State::Closed { failures: 0 } if well => None,
+            State::Closed { .. } if well => Some(State::Closed { failures: 0 }),
+            State::Closed { failures } => {
                 let failures = failures.saturating_add(1);
-                Some(if failures >= self.policy.failures {
+                Some(if too_many || failures >= self.policy.failures {
                     self.open(now, 1, random)
                 } else {
                     State::Closed { failures }
@@ -154,32 +246,82 @@ impl Breaker {
 
     /// The state, and the failures in a row that count towards opening it.
     pub(crate) fn view(&self, now: Instant) -> (Phase, u16) {
+        let now = self.millis(now);
         match self.state() {
+            State::Closed { failures } if self.resting(now).is_some() => (Phase::Throttled, failures),
             State::Closed { failures } => (Phase::Closed, failures),
-            State::Open { until, .. } if self.millis(now) < until => (Phase::Open, self.policy.failures),
+            State::Open { until, .. } if now < until => (Phase::Open, self.policy.failures),
             State::Open { .. } | State::Probing { .. } => (Phase::HalfOpen, self.policy.failures),
         }
+    }
+
+    /// How often in a row it has been opened; 0 while it is closed.
+    pub(crate) fn times(&self) -> u16 {
+        match self.state() {
+            State::Closed { .. } => 0,
+            State::Open { times, .. } | State::Probing { times } => times,
+        }
+    }
+
+    /// Calls of the last [`Policy::window`] that said something of the agent.
+    pub(crate) fn recent_calls(&self, now: Instant) -> u32 {
+        self.recent.sum(self.millis(now)).0
+    }
+
+    /// How long calls have been going there: since it is known, or since its breaker closed.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        Duration::from_millis(self.millis(now).saturating_sub(self.begun.load(Relaxed)))
+    }
+
+    /// The agent is a new one, behind a name that is known.
+    pub(crate) fn begin_anew(&self, now: Instant) {
+        self.begun.store(self.millis(now), Relaxed);
     }
 
     fn wait_in(&self, state: State, now: u64) -> Option<Duration> {
         match state {
             State::Closed { .. } => None,
-            State::Open { until, .. } => {
-                until.checked_sub(now).filter(|wait| *wait > 0).map(Duration::from_millis)
-            }
+            State::Open { until, .. } => left(until, now),
             State::Probing { .. } => Some(self.policy.first),
         }
     }
 
     fn open(&self, now: u64, times: u16, random: u64) -> State {
-        let doublings = u32::from(times.saturating_sub(1)).min(20);
-        let delay = self.policy.first.saturating_mul(1 << doublings).min(self.policy.longest);
-        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX >> 20);
-        State::Open { until: now + delay + random % (delay / 4 + 1), times }
+        State::Open { until: now + pause((self.policy.first, self.policy.longest), times, random), times }
+    }
+
+    /// How long the agent rests still.
+    fn resting(&self, now: u64) -> Option<Duration> {
+        left(self.rest.load(Acquire) >> 16, now)
+    }
+
+    /// Grants it a rest. What calls hear that were under way together is one asking: the longest hint counts.
+    fn grant(&self, hint: Option<Duration>, now: u64, random: u64) {
+        // The error is "unchanged".
+        let _ = self.rest.fetch_update(AcqRel, Acquire, |word| {
+            let (until, times) = (word >> 16, word & 0xffff);
+            let (resting, again) = (now < until, (times + 1).min(0xffff));
+            let end = now
+                + match hint {
+                    Some(hint) => whole_millis(hint.min(self.policy.longest_hint)),
+                    None if resting => return None,
+                    None => pause(self.policy.rest, u16::try_from(again).unwrap_or(u16::MAX), random),
+                };
+            (end > until).then_some(end << 16 | if resting { times } else { again })
+        });
+    }
+
+    /// It works, after its rest.
+    fn rested(&self, now: u64) {
+        let word = self.rest.load(Acquire);
+        if word & 0xffff != 0 && word >> 16 <= now {
+            // Whoever was faster knows as much.
+            let _ = self.rest.compare_exchange(word, 0, AcqRel, Acquire);
+        }
     }
 
     fn millis(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX >> 20)
+        whole_millis(now.saturating_duration_since(self.epoch))
     }
 
     fn state(&self) -> State {
@@ -192,124 +334,21 @@ impl Breaker {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    fn breaker() -> Breaker {
-        Breaker::new(Policy::default(), Instant::now())
-    }
-
-    fn enter(breaker: &Breaker) -> Result<Pass, Duration> {
-        breaker.enter(Instant::now())
-    }
-
-    fn end(breaker: &Breaker, pass: Pass, verdict: Verdict) {
-        breaker.settle(pass, verdict, Instant::now(), 0);
-    }
-
-    fn call(breaker: &Breaker, verdict: Verdict) {
-        let pass = enter(breaker).unwrap();
-        end(breaker, pass, verdict);
-    }
-
-    fn phase(breaker: &Breaker) -> Phase {
-        breaker.view(Instant::now()).0
-    }
-
-    fn opened() -> Breaker {
-        let breaker = breaker();
-        (0..5).for_each(|_| call(&breaker, Verdict::Sick));
-        breaker
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn five_failures_in_a_row_open_it() {
-        let breaker = breaker();
-        for _ in 0..4 {
-            call(&breaker, Verdict::Sick);
-        }
-        call(&breaker, Verdict::Well);
-        for failures in 1..=4 {
-            call(&breaker, Verdict::Sick);
-            assert_eq!(breaker.view(Instant::now()), (Phase::Closed, failures));
-        }
-        call(&breaker, Verdict::Silent);
-        call(&breaker, Verdict::Sick);
-        assert_eq!(phase(&breaker), Phase::Open);
-        assert!(breaker.wait(Instant::now()).is_some());
-        assert_eq!(enter(&breaker).unwrap_err(), Duration::from_secs(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_probe_goes_and_its_success_closes_it() {
-        let breaker = opened();
-        advance(Duration::from_millis(999)).await;
-        assert!(enter(&breaker).is_err());
-        advance(Duration::from_millis(1)).await;
-        assert_eq!(phase(&breaker), Phase::HalfOpen);
-        let probe = enter(&breaker).unwrap();
-        assert!(matches!(probe, Pass::Probe));
-        assert!(enter(&breaker).is_err(), "only one");
-        end(&breaker, probe, Verdict::Well);
-        assert_eq!(breaker.view(Instant::now()), (Phase::Closed, 0));
-        call(&breaker, Verdict::Sick);
-        assert_eq!(breaker.view(Instant::now()), (Phase::Closed, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_failed_probe_doubles_the_wait_up_to_the_longest() {
-        let breaker = opened();
-        for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            assert_eq!(enter(&breaker).unwrap_err(), Duration::from_secs(seconds));
-            advance(Duration::from_secs(seconds)).await;
-            call(&breaker, Verdict::Sick);
-        }
-        advance(Duration::from_secs(30)).await;
-        call(&breaker, Verdict::Well);
-        (0..5).for_each(|_| call(&breaker, Verdict::Sick));
-        assert_eq!(enter(&breaker).unwrap_err(), Duration::from_secs(1), "a success begins it anew");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_cancelled_probe_leaves_the_way_open_for_the_next() {
-        let breaker = opened();
-        advance(Duration::from_secs(1)).await;
-        for _ in 0..3 {
-            let probe = enter(&breaker).unwrap();
-            end(&breaker, probe, Verdict::Silent);
-        }
-        call(&breaker, Verdict::Well);
-        assert_eq!(phase(&breaker), Phase::Closed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_from_before_it_opened_change_nothing() {
-        let breaker = breaker();
-        let (early, late) = (enter(&breaker).unwrap(), enter(&breaker).unwrap());
-        (0..5).for_each(|_| call(&breaker, Verdict::Sick));
-        end(&breaker, early, Verdict::Well);
-        assert_eq!(phase(&breaker), Phase::Open);
-        advance(Duration::from_secs(1)).await;
-        let probe = enter(&breaker).unwrap();
-        end(&breaker, late, Verdict::Sick);
-        assert!(enter(&breaker).is_err(), "the probe still decides");
-        end(&breaker, probe, Verdict::Well);
-        assert_eq!(phase(&breaker), Phase::Closed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn jitter_adds_up_to_a_quarter() {
-        for random in 0..2000 {
-            let breaker = breaker();
-            for _ in 0..5 {
-                let pass = enter(&breaker).unwrap();
-                breaker.settle(pass, Verdict::Sick, Instant::now(), random);
-            }
-            let wait = enter(&breaker).unwrap_err();
-            assert!((1000..=1250).contains(&wait.as_millis()), "{wait:?}");
-        }
-    }
+/// The pause after so many times in a row: twice as long each time, with up to a quarter more.
+fn pause((first, longest): (Duration, Duration), times: u16, random: u64) -> u64 {
+    let doublings = u32::from(times.saturating_sub(1)).min(20);
+    let pause = whole_millis(first.saturating_mul(1 << doublings).min(longest));
+    pause + random % (pause / 4 + 1)
 }
+
+fn left(until: u64, now: u64) -> Option<Duration> {
+    until.checked_sub(now).filter(|left| *left > 0).map(Duration::from_millis)
+}
+
+/// Milliseconds, within what a packed word has room for.
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).map_or(u64::MAX >> 20, |millis| millis.min(u64::MAX >> 20))
+}
+
+#[cfg(test)]
+mod tests;

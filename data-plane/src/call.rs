@@ -25,15 +25,18 @@ use tonic::Status;
 use tracing::{Span, field::Empty, info_span};
 
 use crate::{
+    admission::Ticket,
     ask::{About, Ask, GRPC_TIMEOUT, grpc_timeout},
-    breaker::{Pass, Verdict},
+    breaker::{Verdict, by_pattern::Passes},
     caller::Caller,
     directory::Entry,
     error::Failure,
+    hint,
     load::Report,
     pool::{Lease, Upstream, lost},
     tracker::Seen,
     upload::{Upload, Uploading},
+    vitals::Ended,
 };
 
 /// What tells a gateway whom a call is for.
@@ -48,8 +51,12 @@ pub(crate) struct Call {
     pub(crate) started: Instant,
     caller: Rc<Caller>,
     /// Gone when it is settled.
-    pass: Option<Pass>,
+    passes: Option<Passes>,
     probe: bool,
+    /// How many calls the agent had in flight before.
+    ahead: usize,
+    /// The request's place in the node, held by the call that brings the answer.
+    pub(crate) ticket: Option<Ticket>,
     deadline: Instant,
     timeout: Duration,
     recorded: Option<About>,
@@ -67,10 +74,10 @@ impl Call {
         caller: Rc<Caller>,
         ask: &Ask<'_>,
         entry: Arc<Entry>,
-        pass: Pass,
+        passes: Passes,
         now: Instant,
     ) -> Self {
-        entry.vitals.call_began();
+        let ahead = entry.vitals.call_began();
         ask.asked.replace(Some(entry.clone()));
         let timeout = ask.timeout.unwrap_or(caller.config.default_deadline);
         Self {
@@ -85,8 +92,10 @@ impl Call {
             at: caller.env.now(),
             caller,
             entry,
-            probe: matches!(pass, Pass::Probe),
-            pass: Some(pass),
+            probe: passes.is_probe(),
+            passes: Some(passes),
+            ahead,
+            ticket: None,
             started: now,
             deadline: ask.started + timeout,
             timeout,
@@ -147,6 +156,18 @@ impl Call {
 
     /// Only gRPC is passed on.
     fn check(&self, response: Response<Upstream>) -> Result<Response<Upstream>, Failure> {
+        let retry_in = || hint::retry_in(response.headers(), self.caller.env.now());
+        let code = match response.status() {
+            http::StatusCode::TOO_MANY_REQUESTS => Some((tonic::Code::ResourceExhausted, retry_in())),
+            http::StatusCode::SERVICE_UNAVAILABLE => {
+                retry_in().map(|retry_in| (tonic::Code::Unavailable, Some(retry_in)))
+            }
+            _ => None,
+        };
+        if let Some((code, retry_in)) = code {
+            let message = format!("HTTP status {}", response.status());
+            return Err(Failure::Agent { agent: self.entry.who(), code, message, retry_in });
+        }
         let content_type = response.headers().get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
         let problem = if response.status() != http::StatusCode::OK {
             format!("HTTP status {}", response.status())
@@ -168,7 +189,8 @@ impl Call {
         Err(match Status::from_header_map(trailers) {
             None => Failure::BadAnswer { agent, problem: "no grpc-status".to_owned() },
             Some(status) => {
-                Failure::Agent { agent, code: status.code(), message: status.message().to_owned() }
+                let retry_in = hint::retry_in(trailers, self.caller.env.now());
+                Failure::Agent { agent, code: status.code(), message: status.message().to_owned(), retry_in }
             }
         })
     }
@@ -188,14 +210,15 @@ impl Call {
     }
 
     fn end(&mut self, outcome: CallOutcome, verdict: Verdict, confidence: Option<Confidence>) {
-        let Some(pass) = self.pass.take() else { return };
+        let Some(passes) = self.passes.take() else { return };
         let now = Instant::now();
         let took = now.saturating_duration_since(self.started);
         let (caller, vitals) = (&self.caller, &self.entry.vitals);
-        // Randomness costs; only an opening breaker needs it.
-        let random = if verdict == Verdict::Sick { caller.env.random() } else { 0 };
-        vitals.breaker.settle(pass, verdict, now, random);
-        vitals.call_ended(outcome, verdict, confidence, took, now);
+        // Randomness costs; only an opening breaker and a rest need it.
+        let spread = !matches!(verdict, Verdict::Well | Verdict::Silent);
+        let random = if spread { caller.env.random() } else { 0 };
+        vitals.call_ended(self.ahead, &Ended { outcome, verdict, confidence, took }, now);
+        vitals.settle(passes, verdict, now, random);
         self.span.record("outcome", tracing::field::debug(outcome));
         if let Some(confidence) = confidence {
             self.span.record("confidence", confidence.get());

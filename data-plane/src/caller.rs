@@ -1,7 +1,7 @@
 //! From a request to an answer: who is asked, who is asked next when that fails, and who is asked beside when
 //! it takes long.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, uri::PathAndQuery};
 use parallax_runtime::env::Env;
@@ -11,18 +11,21 @@ use tonic::Code;
 use tracing::{Instrument, debug};
 
 use crate::{
+    admission::Admission,
     ask::{Ask, Target},
     balance::{self, POOL, Probed, Prospect, Strategy},
-    breaker::Pass,
+    breaker::by_pattern::Passes,
     call::{Answering, Call},
     config::Config,
     directory::{Directory, Entry},
     error::Failure,
     group::{Group, Shared},
+    outlier,
     pool::Pools,
     probe,
     tracker::Recorder,
     upload::{Upload, Uploading},
+    vitals::Standing,
 };
 
 /// What one worker makes calls with.
@@ -33,6 +36,7 @@ pub(crate) struct Caller {
     pub(crate) pools: Pools,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: DataPlaneMetrics,
+    pub(crate) admission: Rc<Admission>,
 }
 
 /// What goes to an agent, whoever it is.
@@ -61,6 +65,7 @@ impl Caller {
         sent: Sent<'_>,
     ) -> Result<(Call, Answering), Failure> {
         let uploading = Uploading::new(sent.upload);
+        let ticket = self.admission.admit(ask.tenant, ask.priority, ask.started, &*self.env)?;
         let mut tried = Vec::new();
         let mut last = None;
         loop {
@@ -77,7 +82,8 @@ impl Caller {
                 None => self.attempt(ask, &sent, &tried, call, group.as_ref()).await,
             };
             match ended {
-                Ok((call, mut answering)) => {
+                Ok((mut call, mut answering)) => {
+                    call.ticket = Some(ticket);
                     if let Some(group) = group.filter(|_| self.hedgeable(ask)) {
                         // Whoever answered: so long did the first one take at least.
                         group.latencies.record(began.elapsed());
@@ -242,19 +248,24 @@ impl Caller {
                 let entry = agents
                     .and_then(|tenant| tenant.agents.get(id))
                     .ok_or_else(|| Failure::unknown_agent(tenant, id, known()))?;
-                let pass = entry.vitals.breaker.enter(now).map_err(|retry_in| {
-                    entry.vitals.rejected();
-                    Failure::Ejected { who: format!("agent {}", entry.who()), retry_in }
+                let passes = entry.vitals.has_room().then(|| entry.vitals.enter(ask.pattern, now).ok());
+                let passes = passes.flatten().ok_or_else(|| {
+                    let who = || format!("agent {}", entry.who());
+                    self.refusal(std::slice::from_ref(entry), ask.pattern, now, who)
                 })?;
-                Ok((Call::new(self.clone(), ask, entry.clone(), pass, now), None))
+                Ok((Call::new(self.clone(), ask, entry.clone(), passes, now), None))
             }
             Target::Capability(capability) => {
                 let known = || agents.into_iter().flat_map(|t| t.capabilities.keys()).map(String::as_str);
                 let group = agents
                     .and_then(|tenant| tenant.capabilities.get(capability))
                     .ok_or_else(|| Failure::no_capability(tenant, capability, known()))?;
-                let (entry, pass) = self.enter(group, capability, ask, tried, now)?;
-                let call = Call::new(self.clone(), ask, entry.clone(), pass, now);
+                let (entry, passes) = self.enter(group, ask, tried, now).ok_or_else(|| {
+                    let count = group.members.len();
+                    let who = || format!("the {count} agents with the capability \"{capability}\"");
+                    self.refusal(&group.members, ask.pattern, now, who)
+                })?;
+                let call = Call::new(self.clone(), ask, entry.clone(), passes, now);
                 Ok((call, (group.members.len() > 1).then(|| group.shared.clone())))
             }
         }
@@ -263,31 +274,73 @@ impl Caller {
     fn enter<'a>(
         self: &Rc<Self>,
         group: &'a Group,
-        capability: &str,
         ask: &Ask<'_>,
         tried: &[Arc<Entry>],
         now: Instant,
-    ) -> Result<(&'a Arc<Entry>, Pass), Failure> {
+    ) -> Option<(&'a Arc<Entry>, Passes)> {
         let members = &group.members;
+        let standing = |entry: &Arc<Entry>| entry.vitals.standing(ask.pattern, now);
+        // Looked for when an ejected one is met.
+        let readmitted = OnceCell::new();
+        let readmits = |entry: &Arc<Entry>| {
+            let places = readmitted
+                .get_or_init(|| outlier::readmitted(&members.iter().map(standing).collect::<Vec<_>>()));
+            places.iter().any(|place| Arc::ptr_eq(&members[*place], entry))
+        };
+        let admits = |entry: &Arc<Entry>| {
+            entry.vitals.has_room()
+                && !tried.iter().any(|tried| Arc::ptr_eq(tried, entry))
+                && match standing(entry) {
+                    Standing::Admitted => true,
+                    Standing::Resting(_) => false,
+                    Standing::Ejected(_) => readmits(entry),
+                }
+        };
         // Only the first choice is a call of the group's.
         let ordinal = if tried.is_empty() { group.shared.count() } else { self.env.random() };
         // Another core may take the probe that was picked: then there is one fewer to pick.
         for _ in 0..=members.len() {
-            let Some(entry) = self.choose(group, ask, tried, ordinal, now) else { break };
-            if let Ok(pass) = entry.vitals.breaker.enter(now) {
-                if entry.vitals.load.probe(now) {
-                    probe::begin(self, entry.clone());
-                }
-                return Ok((entry, pass));
+            let entry = self.choose(group, ask, admits, ordinal, now)?;
+            let passes = match entry.vitals.enter(ask.pattern, now) {
+                Ok(passes) => passes,
+                Err(_) if readmits(entry) => entry.vitals.enter_anyway(ask.pattern, now),
+                Err(_) => continue,
+            };
+            if entry.vitals.load.probe(now) {
+                probe::begin(self, entry.clone());
+            }
+            return Some((entry, passes));
+        }
+        None
+    }
+
+    /// Why nobody of these was asked.
+    fn refusal(
+        &self,
+        members: &[Arc<Entry>],
+        pattern: &str,
+        now: Instant,
+        who: impl Fn() -> String,
+    ) -> Failure {
+        members.iter().for_each(|entry| entry.vitals.rejected());
+        let (mut full, mut resting, mut ejected) = (None, None, None);
+        let sooner = |known: &mut Option<Duration>, other| {
+            *known = Some(known.map_or(other, |known| known.min(other)));
+        };
+        for entry in members {
+            match (entry.vitals.wait(pattern, now), entry.vitals.standing(pattern, now)) {
+                (None, _) => sooner(&mut full, entry.vitals.room_in(self.env.random())),
+                (Some(wait), Standing::Resting(_)) => sooner(&mut resting, wait),
+                (Some(wait), _) => sooner(&mut ejected, wait),
             }
         }
-        if tried.is_empty() {
-            members.iter().for_each(|entry| entry.vitals.rejected());
+        match (full, resting, ejected) {
+            (Some(retry_in), _, _) => {
+                Failure::Busy { who: who(), why: "no more calls in flight are sent there", retry_in }
+            }
+            (None, Some(retry_in), _) => Failure::Busy { who: who(), why: "a rest was asked for", retry_in },
+            (None, None, retry_in) => Failure::Ejected { who: who(), retry_in: retry_in.unwrap_or_default() },
         }
-        let waits = members.iter().filter_map(|entry| entry.vitals.breaker.wait(now));
-        let retry_in = waits.min().unwrap_or_default();
-        let who = format!("the {} agents with the capability \"{capability}\"", members.len());
-        Err(Failure::Ejected { who, retry_in })
     }
 
     /// Whom the strategy wants, of those that can be asked.
@@ -295,17 +348,15 @@ impl Caller {
         &self,
         group: &'a Group,
         ask: &Ask<'_>,
-        tried: &[Arc<Entry>],
+        admits: impl Fn(&Arc<Entry>) -> bool,
         ordinal: u64,
         now: Instant,
     ) -> Option<&'a Arc<Entry>> {
         let members = &group.members[..];
-        let admits = |entry: &Arc<Entry>| {
-            entry.vitals.breaker.wait(now).is_none() && !tried.iter().any(|tried| Arc::ptr_eq(tried, entry))
-        };
         let in_flight = |entry: &Arc<Entry>| entry.vitals.in_flight();
+        // One that is new or has recovered is given less than its share: what it has in flight counts more.
         #[allow(clippy::cast_precision_loss)]
-        let requests = |entry: &Arc<Entry>| in_flight(entry) as f64;
+        let requests = |entry: &Arc<Entry>| (in_flight(entry) as f64 + 1.0) / entry.vitals.ramp(now);
         match (ask.hints.strategy.unwrap_or(group.shared.strategy), ask.hints.affinity) {
             (Strategy::RoundRobin, _) => balance::next(members, admits, ordinal),
             (Strategy::LeastRequest, _) => {
@@ -319,8 +370,8 @@ impl Caller {
             }
             (Strategy::PeakEwma | Strategy::ConsistentHash, _) => {
                 let random = self.env.random();
-                self.coolest(members, admits, random, now)
-                    .or_else(|| balance::cheaper_of_two(members, admits, |e| e.expected(now), random))
+                self.coolest(members, &admits, random, now)
+                    .or_else(|| balance::cheaper_of_two(members, &admits, |e| e.expected(now), random))
             }
             (Strategy::Confidence, _) => {
                 let random = self.env.random();
@@ -329,7 +380,7 @@ impl Caller {
                     return balance::next(members, admits, random);
                 }
                 let pool = balance::pool(members, admits, random);
-                let prospects: Vec<_> = pool.iter().map(|entry| entry.prospect()).collect();
+                let prospects: Vec<_> = pool.iter().map(|entry| entry.prospect(now)).collect();
                 balance::most_promising(&prospects, &self.config.balance).map(|n| pool[n])
             }
         }
@@ -386,14 +437,15 @@ impl Entry {
         /// Of an agent that works on something and has not answered yet (Finagle's `penalty`). Microseconds.
         const UNKNOWN: f64 = 1e9;
         let (in_flight, latency) = (self.vitals.in_flight() as f64, self.vitals.load.latency(now));
-        if latency == 0.0 && in_flight > 0.0 { UNKNOWN + in_flight } else { latency * (in_flight + 1.0) }
+        let known = if latency == 0.0 && in_flight > 0.0 { UNKNOWN } else { latency };
+        known * (in_flight + 1.0) / self.vitals.ramp(now)
     }
 
-    fn prospect(&self) -> Prospect {
+    fn prospect(&self, now: Instant) -> Prospect {
         let stated = || self.agent.metadata.default_confidence.map_or(0.5, |confidence| confidence.get());
         Prospect {
             quality: self.vitals.load.quality().unwrap_or_else(stated),
-            delay: self.vitals.expected_mean(),
+            delay: self.vitals.expected_mean() / self.vitals.ramp(now),
             cost: self.cost,
         }
     }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use parallax_security::Plaintext;
 use serde::{Deserialize, Serialize};
 
-use crate::{balance::Balance, breaker::Policy, error::Error};
+use crate::{balance::Balance, breaker::Policy, error::Error, limit::Limits, outlier::Outliers};
 
 /// A node's settings, filled by its owner. Port 0 takes a free one.
 #[derive(Clone, Debug)]
@@ -33,8 +33,20 @@ pub struct Config {
     pub max_message: usize,
     /// Calls of one driver's stream that run at a time. When it is reached the stream is not read on.
     pub max_calls_per_stream: usize,
-    /// Streams that a caller may have open on one connection.
+    /// Streams that a caller may have open on one connection. Envoy's `max_concurrent_streams`.
     pub max_streams: u32,
+    /// Calls in flight in the node; each worker takes its part of them. Of those that are `default` 90 % of it, of
+    /// `sheddable` ones 70 %. Envoy's `max_requests`.
+    ///
+    /// What arrives while they are in flight is bounded by it: each holds at most one HTTP/2 window of 128 KiB
+    /// in each direction, and a refused call holds nothing. So the worst that callers and agents can do together
+    /// is `max_in_flight` × 256 KiB (2.5 GiB by default, when every one of ten thousand calls is stuck in both
+    /// directions) and, per connection, the buffers of TLS and HTTP/2 (below 100 KiB, so 400 MiB by default).
+    /// Drivers, which are trusted, add up to `max_message` for each call that they have in flight.
+    pub max_in_flight: usize,
+    /// Connections of callers; each worker takes its part of them, and closes what is beyond at once. Envoy's
+    /// `global_downstream_max_connections`.
+    pub max_connections: usize,
 
     /// Whom to ask.
     pub balance: Balance,
@@ -44,6 +56,13 @@ pub struct Config {
     pub hedge: Hedge,
     /// When an agent is not asked any more, and for how long.
     pub breaker: Policy,
+    /// How many calls in flight an agent is sent.
+    pub limits: Limits,
+    /// When an agent is left out for being slower than its group.
+    pub outliers: Outliers,
+    /// How long an agent that is new or has recovered is ramped up; zero means not at all. Envoy's
+    /// `slow_start_window`.
+    pub slow_start: Duration,
     /// How long the breakers of agents that have left are remembered.
     pub remember: Duration,
     /// Connections that one worker keeps to one agent, at most. A second is opened when the first has
@@ -136,7 +155,12 @@ impl Default for Config {
             balance: Balance::default(),
             retry: Retry::default(),
             hedge: Hedge::default(),
+            max_in_flight: 10_000,
+            max_connections: 4096,
             breaker: Policy::default(),
+            limits: Limits::default(),
+            outliers: Outliers::default(),
+            slow_start: Duration::from_secs(10),
             remember: Duration::from_secs(600),
             connections_per_agent: 2,
             streams_per_connection: 100,
@@ -157,6 +181,25 @@ impl Default for Config {
 impl Config {
     /// What no node could run with.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        let within = |range: std::ops::RangeInclusive<f64>, n: f64| range.contains(&n);
+        let (breaker, limits, outliers) = (&self.breaker, &self.limits, &self.outliers);
+        let millis = Duration::from_millis;
+        let rules = [
+            ("breaker.ratio", within(f64::MIN_POSITIVE..=1.0, breaker.ratio), "is not above 0 and up to 1"),
+            ("breaker.window", breaker.window >= millis(5), "is below 5 ms"),
+            ("breaker.rest", breaker.rest.0 <= breaker.rest.1, "begins with more than the longest"),
+            ("limits.tolerance", within(1.0..=f64::MAX, limits.tolerance), "is not 1 or more"),
+            ("limits.most", limits.most >= limits.least, "is below limits.least"),
+            (
+                "limits.interval",
+                (millis(10)..=millis(1000)).contains(&limits.interval),
+                "is not 10 ms to 1 s",
+            ),
+            ("outliers.factor", within(1.01..=f64::MAX, outliers.factor), "is not 1.01 or more"),
+        ];
+        if let Some((field, _, problem)) = rules.into_iter().find(|(_, kept, _)| !kept) {
+            return Err(Error::Config { field, problem });
+        }
         let counts = [
             ("workers", self.workers),
             ("connections_per_agent", self.connections_per_agent),
@@ -164,7 +207,12 @@ impl Config {
             ("http_calls_per_agent", self.http_calls_per_agent),
             ("max_calls_per_stream", self.max_calls_per_stream),
             ("sample_queue", self.sample_queue),
-            ("breaker.failures", self.breaker.failures.into()),
+            ("max_in_flight", self.max_in_flight),
+            ("max_connections", self.max_connections),
+            ("breaker.failures", breaker.failures.into()),
+            ("breaker.ratio_calls", breaker.ratio_calls as usize),
+            ("limits.least", limits.least as usize),
+            ("outliers.calls", outliers.calls as usize),
         ];
         if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(Error::Config { field, problem: "is 0; it must be 1 or more" });

@@ -93,6 +93,10 @@ impl Snapshot {
         self.tenants.get(tenant)
     }
 
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.tenants.values()
+    }
+
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.tenants.values().flat_map(|tenant| tenant.agents.values())
     }
@@ -182,10 +186,18 @@ impl Book {
         let route = before.filter(same_way).map_or(self.routes + 1, |before| before.route);
         self.routes = self.routes.max(route);
         let vitals = match (before, self.departed.remove(&key)) {
-            (Some(before), _) => before.vitals.clone(),
-            (None, Some((vitals, _))) => vitals,
+            (Some(before), _) => {
+                if before.route != route {
+                    before.vitals.begin_anew(now);
+                }
+                before.vitals.clone()
+            }
+            (None, Some((vitals, _))) => {
+                vitals.begin_anew(now);
+                vitals
+            }
             (None, None) => {
-                Arc::new(Vitals::new(self.config.breaker, self.metrics.agent(&key.tenant, &key.id), now))
+                Arc::new(Vitals::new(&self.config, self.metrics.agent(&key.tenant, &key.id), now))
             }
         };
         match Entry::new(agent, vitals, route) {
@@ -276,7 +288,8 @@ mod tests {
 
     fn book() -> Book {
         let metrics = DataPlaneMetrics::new(&mut Registry::default());
-        Book::new(Arc::new(Config { remember: Duration::from_secs(60), ..Config::default() }), metrics)
+        let config = Config { remember: Duration::from_secs(60), ..Config::default() };
+        Book::new(Arc::new(config), metrics)
     }
 
     fn entry(snapshot: &Snapshot, id: &str) -> Arc<Entry> {

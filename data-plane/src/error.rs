@@ -68,12 +68,18 @@ pub(crate) enum Failure {
     Lost { agent: String, cause: String },
     #[error("agent {agent} did not answer within {} ms", after.as_millis())]
     Deadline { agent: String, after: Duration },
+    /// `retry_in`: when the agent wants to be asked again, if it says so.
     #[error("agent {agent} answered with {code:?}: {message}")]
-    Agent { agent: String, code: tonic::Code, message: String },
+    Agent { agent: String, code: tonic::Code, message: String, retry_in: Option<Duration> },
     #[error("agent {agent} answered with what is not the contract: {problem}")]
     BadAnswer { agent: String, problem: String },
     #[error("cancelled: {0}")]
     Cancelled(String),
+    /// Whoever could be asked has as many calls in flight as it takes, or rests.
+    #[error("{who} not asked, for load: {why}; retry in {} ms", retry_in.as_millis())]
+    Busy { who: String, why: &'static str, retry_in: Duration },
+    #[error("this node has too much to do: {why}; retry in {} ms, or call another node", retry_in.as_millis())]
+    Shed { why: String, retry_in: Duration },
 }
 
 impl Failure {
@@ -110,14 +116,18 @@ impl Failure {
             Self::Agent { .. } => Cause::AgentError,
             Self::BadAnswer { .. } => Cause::BadAnswer,
             Self::Cancelled(_) => Cause::Cancelled,
+            Self::Busy { .. } | Self::Shed { .. } => Cause::Busy,
         }
     }
 
     /// What it says of the agent.
     pub(crate) fn verdict(&self) -> Verdict {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Deadline { .. } => Verdict::Sick,
-            Self::Agent { code, .. } => match code {
+            Self::Unreachable { .. } => Verdict::Away,
+            Self::Lost { .. } | Self::Deadline { .. } => Verdict::Sick,
+            Self::Agent { code, retry_in, .. } => match code {
+                tonic::Code::ResourceExhausted => Verdict::Throttled(*retry_in),
+                tonic::Code::Unavailable if retry_in.is_some() => Verdict::Throttled(*retry_in),
                 tonic::Code::Internal
                 | tonic::Code::Unavailable
                 | tonic::Code::Unknown
@@ -168,6 +178,9 @@ impl Coded for Failure {
             | Self::NoDirectory { .. }
             | Self::Ejected { .. }
             | Self::Unreachable { .. } => Code::Unavailable,
+            Self::Busy { .. }
+            | Self::Shed { .. }
+            | Self::Agent { code: tonic::Code::ResourceExhausted, .. } => Code::ResourceExhausted,
             // Not Unavailable: the agent may have done the work, so a retry is the caller's decision.
             Self::Lost { .. } | Self::Agent { .. } | Self::BadAnswer { .. } => Code::Internal,
             Self::Deadline { .. } => Code::DeadlineExceeded,
@@ -188,6 +201,18 @@ impl Coded for Failure {
             Self::Agent { .. } => "PARALLAX-PROXY-109",
             Self::BadAnswer { .. } => "PARALLAX-PROXY-110",
             Self::Cancelled(_) => "PARALLAX-PROXY-111",
+            Self::Busy { .. } => "PARALLAX-PROXY-112",
+            Self::Shed { .. } => "PARALLAX-PROXY-113",
+        }
+    }
+
+    fn retry_in(&self) -> Option<Duration> {
+        match self {
+            Self::Ejected { retry_in, .. } | Self::Busy { retry_in, .. } | Self::Shed { retry_in, .. } => {
+                Some(*retry_in)
+            }
+            Self::Agent { retry_in, .. } => *retry_in,
+            _ => None,
         }
     }
 }

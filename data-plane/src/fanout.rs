@@ -26,6 +26,7 @@ use parallax_proto::{
 };
 use parallax_runtime::{
     confidence::Confidence,
+    error::Coded,
     wire::{self, answer_from_result, timestamp_to_wire},
 };
 use prost::Message;
@@ -37,6 +38,7 @@ use tonic::{Status, Streaming};
 use tracing::{Instrument, debug};
 
 use crate::{
+    admission::Priority,
     ask::{About, Ask, Hints, Target},
     call::{Answer, Answering, Call},
     caller::{Caller, Sent},
@@ -161,6 +163,7 @@ async fn perform(
         Err(failure) => call_outcome::Outcome::Failure(wire_v1::Failure {
             cause: failure.cause().into(),
             message: failure.to_string(),
+            retry_in: failure.retry_in().and_then(|retry_in| retry_in.try_into().ok()),
         }),
     };
     CallOutcome {
@@ -182,7 +185,7 @@ fn request(caller: &Caller, wanted: &mut WireCall) -> AgentRequest {
     request
 }
 
-fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, request: &AgentRequest) -> Result<Ask<'a>, Failure> {
+fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, request: &'a AgentRequest) -> Result<Ask<'a>, Failure> {
     use wire_v1::call::Target as Wanted;
     let target = match &wanted.target {
         Some(Wanted::AgentId(agent)) => Target::Agent(agent),
@@ -194,6 +197,8 @@ fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, request: &AgentRequest) -> 
         target,
         started: tokio::time::Instant::now(),
         timeout: Some(Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default())),
+        priority: Priority::Default,
+        pattern: &request.pattern_name,
         recorded: Some(About { pattern: request.pattern_name.clone(), task: request.task_id.clone() }),
         unary: true,
         hints: Hints::read(&wanted.strategy, &wanted.affinity, wanted.idempotent)?,

@@ -8,9 +8,10 @@
 //! It is not a place for decisions about runs, knows no pattern, and keeps nothing on disk.
 //!
 //! The way of a call: `server` accepts a connection on one worker, `services` decides who may call what,
-//! `proxy` or `fanout` says what is asked for (`ask`), `caller` chooses whom to ask, first, next and beside
-//! (`directory`, `group`, `balance`, `breaker`), a `call` is sent (`pool`, `upload`; `http_agent`
-//! to agents that speak JSON), and what was seen goes to `vitals`, `load` and `tracker`.
+//! `proxy` or `fanout` says what is asked for (`ask`), `admission` whether there is room for it, `caller` chooses
+//! whom to ask, first, next and beside (`directory`, `group`, `balance`, `breaker`, `limit`, `outlier`), a `call` is
+//! sent (`pool`, `upload`; `http_agent` to agents that speak JSON), and what was seen goes to `vitals`, `load` and
+//! `tracker`.
 //!
 //! Invariants:
 //! - The data plane never imports the control plane; they meet over gRPC.
@@ -26,6 +27,7 @@
 //! - A deadline needs no cooperation of the agent, and cancelling a call reaches it.
 //! - The tenant of a call comes from the caller's certificate; only the control plane speaks for others.
 
+mod admission;
 mod ask;
 mod balance;
 mod breaker;
@@ -38,9 +40,12 @@ mod error;
 mod fanout;
 mod gather;
 mod group;
+mod hint;
 mod http_agent;
+mod limit;
 mod load;
 mod local;
+mod outlier;
 mod pool;
 mod probe;
 mod proxy;
@@ -65,6 +70,8 @@ pub use balance::{Balance, Strategy};
 pub use breaker::Policy;
 pub use config::{Config, Hedge, Retry};
 pub use error::Error;
+pub use limit::Limits;
+pub use outlier::Outliers;
 
 use directory::{
     Directory,
@@ -142,6 +149,7 @@ impl DataPlane {
                 error!("the admin port failed: {e}");
             }
         });
+        life.spawn_until_stopped("data-plane outliers", outlier::run(directory.clone(), config.outliers));
         let followed = Followed::new(&config, directory, metrics, joining);
         for control_plane in &config.control_planes {
             let follower = Follower {

@@ -114,12 +114,16 @@ fn ask<'a>(
     let mut hints = routing.hints()?;
     // What only reads can be asked twice.
     hints.idempotent |= matches!(path, GET_CAPABILITIES | HEALTH_CHECK);
+    let pattern = routing.pattern()?;
     Ok(Ask {
         tenant: origin.tenant(routing.tenant()?),
         target: routing.target()?,
         started: Instant::now(),
         timeout: headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose()?,
-        recorded: matches!(path, ANALYZE | STREAM_ANALYZE).then(About::default),
+        priority: routing.priority()?,
+        recorded: matches!(path, ANALYZE | STREAM_ANALYZE)
+            .then(|| About { pattern: pattern.to_owned(), ..About::default() }),
+        pattern,
         unary: path != STREAM_ANALYZE,
         hints,
         asked: RefCell::default(),

@@ -1,6 +1,7 @@
 //! The workers: one thread each, with a runtime, a listener and upstream connections of its own.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     io,
     net::{SocketAddr, TcpListener as StdListener},
@@ -28,6 +29,7 @@ use tonic::service::Routes;
 use tracing::{debug, error, warn};
 
 use crate::{
+    admission::Admission,
     caller::Caller,
     config::Config,
     directory::Directory,
@@ -133,10 +135,21 @@ impl Worker {
         let (calls, connections) = (TaskTracker::new(), TaskTracker::new());
         let acceptor = tls.acceptor(Alpn::Grpc, config.plaintext);
         let pools = Pools::new(config.clone(), tls, env.clone(), connections.clone());
+        let admission = Admission::new(&config, &metrics);
         let mut changes = directory.changes();
-        let caller = Rc::new(Caller { config: config.clone(), env, directory, pools, recorder, metrics });
+        let caller = Rc::new(Caller {
+            config: config.clone(),
+            env,
+            directory,
+            pools,
+            recorder,
+            metrics: metrics.clone(),
+            admission,
+        });
         let (jobs, mut driven) = mpsc::channel(1);
-        let routes = routes.add_service(Dispatcher { jobs }.service(config.max_message));
+        let (directory, node_id) = (caller.directory.clone(), config.node_id.clone());
+        let dispatcher = Dispatcher { jobs, directory, node_id };
+        let routes = routes.add_service(dispatcher.service(config.max_message));
         let services = Services { caller: caller.clone(), routes: routes.prepare() };
         let edge = Rc::new(Edge {
             acceptor,
@@ -144,7 +157,9 @@ impl Worker {
             config: config.clone(),
             calls: calls.clone(),
             life: life.clone(),
+            open: Cell::new(0),
         });
+        let most = config.max_connections.div_ceil(config.workers);
 
         let stopping = life.stopping();
         tokio::pin!(stopping);
@@ -152,6 +167,10 @@ impl Worker {
             tokio::select! {
                 () = &mut stopping => break,
                 accepted = listener.accept() => match accepted {
+                    Ok((_, addr)) if edge.open.get() >= most => {
+                        metrics.connections_refused.inc();
+                        debug!(%addr, "closed at once: {most} connections are open on this worker");
+                    }
                     Ok((socket, _)) => drop(calls.spawn_local(edge.clone().connection(socket))),
                     Err(e) => {
                         warn!("cannot accept a connection: {e}");
@@ -187,10 +206,29 @@ struct Edge {
     config: Arc<Config>,
     calls: TaskTracker,
     life: Lifecycle,
+    /// Connections, those in their handshake included.
+    open: Cell<usize>,
+}
+
+/// Counts a connection as long as it lives.
+struct Open<'a>(&'a Edge);
+
+impl<'a> Open<'a> {
+    fn new(edge: &'a Edge) -> Self {
+        edge.open.set(edge.open.get() + 1);
+        Self(edge)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
 }
 
 impl Edge {
     async fn connection(self: Rc<Self>, socket: TcpStream) {
+        let _open = Open::new(&self);
         let accepted = tokio::select! {
             () = self.life.stopping() => return,
             accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(socket)) => accepted,

@@ -6,6 +6,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{Json, Router, extract::State, routing::get};
@@ -14,7 +15,8 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use parallax_proto::dataplane::v1::{
-    CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest,
+    AgentStatus, Breaker, CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest, GetAgentStatusRequest,
+    breaker,
     data_plane_server::{DataPlane, DataPlaneServer},
 };
 use parallax_runtime::error::status;
@@ -35,6 +37,7 @@ use tower::ServiceExt;
 
 use crate::{
     ask::{GRPC_TIMEOUT, parse_grpc_timeout},
+    breaker::Phase,
     caller::Caller,
     directory::Directory,
     fanout::{Job, MAX_AGENTS, Many, Stream},
@@ -112,6 +115,8 @@ impl Body for Reply {
 /// `parallax.dataplane.v1.DataPlane`, which hands each stream to the worker.
 pub(crate) struct Dispatcher {
     pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) node_id: String,
 }
 
 impl Dispatcher {
@@ -151,6 +156,19 @@ impl DataPlane for Dispatcher {
         self.hand_over(Job::FanOut(many)).await?;
         Ok(tonic::Response::new(ReceiverStream::new(stream)))
     }
+
+    async fn get_agent_status(
+        &self,
+        request: tonic::Request<GetAgentStatusRequest>,
+    ) -> Result<tonic::Response<AgentStatus>, Status> {
+        let GetAgentStatusRequest { tenant, agent_id } = request.into_inner();
+        let snapshot = self.directory.snapshot();
+        let entry = snapshot.as_ref().and_then(|all| all.tenant(&tenant)?.agents.get(&agent_id));
+        let entry = entry.ok_or_else(|| {
+            Status::not_found(format!("node {} does not know of agent \"{agent_id}\"", self.node_id))
+        })?;
+        Ok(tonic::Response::new(status_of(entry.vitals.view(Instant::now()), self.node_id.clone())))
+    }
 }
 
 impl Dispatcher {
@@ -163,6 +181,43 @@ impl Dispatcher {
 fn origin<T>(request: &tonic::Request<T>) -> Result<Origin, Status> {
     let origin = request.extensions().get::<Arc<Origin>>();
     origin.map(|origin| Origin::clone(origin)).ok_or_else(|| Status::internal("no origin"))
+}
+
+fn status_of(view: View, node_id: String) -> AgentStatus {
+    let duration = |ms: Option<u64>| Duration::from_millis(ms?).try_into().ok();
+    let latency = |ms: Option<f64>| Duration::try_from_secs_f64(ms? / 1e3).ok()?.try_into().ok();
+    let phase = |phase| match phase {
+        Phase::Closed => breaker::Phase::Closed,
+        Phase::Open => breaker::Phase::Open,
+        Phase::HalfOpen => breaker::Phase::HalfOpen,
+        Phase::Throttled => breaker::Phase::Throttled,
+    };
+    let own = Breaker {
+        pattern: String::new(),
+        phase: phase(view.breaker).into(),
+        consecutive_failures: view.consecutive_failures.into(),
+        retry_in: duration(view.retry_in_ms),
+    };
+    let of_patterns = view.patterns.into_iter().map(|of| Breaker {
+        pattern: of.pattern,
+        phase: phase(of.breaker).into(),
+        consecutive_failures: of.consecutive_failures.into(),
+        retry_in: duration(of.retry_in_ms),
+    });
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    AgentStatus {
+        node_id,
+        breakers: std::iter::once(own).chain(of_patterns).collect(),
+        in_flight: count(view.in_flight),
+        limit: count(view.limit),
+        connections: count(view.connections),
+        calls: view.calls,
+        failures: view.failures,
+        latency: latency(view.ewma_latency_ms),
+        unloaded_latency: latency(view.unloaded_latency_ms),
+        slow_for: duration(view.slow_for_ms),
+        last_confidence: view.last_confidence,
+    }
 }
 
 /// One agent, as `GET /agents` shows it.
@@ -181,7 +236,7 @@ pub(crate) fn admin(readiness: Readiness, registry: Arc<Registry>, directory: Ar
     let encode = move || {
         let now = Instant::now();
         if let Some(snapshot) = shown.snapshot().as_ref() {
-            snapshot.entries().for_each(|entry| entry.vitals.show_breaker(now));
+            snapshot.entries().for_each(|entry| entry.vitals.show(now));
         }
         metrics::encode(&registry)
     };

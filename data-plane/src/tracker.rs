@@ -142,7 +142,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{config::Config, directory::Book};
+    use crate::directory::Book;
 
     /// Fails so often, then keeps what it is given.
     #[derive(Default)]
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn seen(metrics: &DataPlaneMetrics) -> Seen {
-        let mut book = Book::new(Arc::new(Config::default()), metrics.clone());
+        let mut book = Book::new(Arc::default(), metrics.clone());
         let registration = AgentRegistration { id: "a".into(), endpoint: "h:1".into(), ..Default::default() };
         let record = wire::AgentRecord {
             tenant: "t".into(),

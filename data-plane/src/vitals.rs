@@ -1,28 +1,41 @@
 //! What the node knows of an agent from its own calls: shared by all cores, atomics only.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-use parallax_runtime::{confidence::Confidence, store::CallOutcome};
+use parallax_runtime::{confidence::Confidence, env::millis, store::CallOutcome};
 use parallax_telemetry::metrics::{AgentMetrics, BreakerState, ProxyOutcome};
 use tokio::time::Instant;
 
 use crate::{
-    breaker::{Breaker, Phase, Policy, Verdict},
+    breaker::{
+        Phase, Verdict,
+        by_pattern::{Breakers, Passes, PatternView},
+    },
+    config::Config,
+    limit::Limit,
     load::Load,
+    outlier::Ejection,
 };
 
 /// Weight of the newest call in the moving average of latencies.
 const LATENCY_WEIGHT: f64 = 0.1;
 
+/// What callers are told that find no room, at least and at most: after what is usual for the agent.
+const ROOM_HINT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
 /// An agent's load and health. It outlives a registration, so that an agent that comes back is met as it left.
 #[derive(Debug)]
 pub(crate) struct Vitals {
-    pub(crate) breaker: Breaker,
+    breakers: Breakers,
+    limit: Limit,
     pub(crate) load: Load,
     pub(crate) metrics: AgentMetrics,
+    epoch: Instant,
+    /// How long one that is new, or has recovered, is ramped up.
+    slow_start: Duration,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
     calls: AtomicU64,
@@ -31,20 +44,37 @@ pub(crate) struct Vitals {
     confidence: AtomicU64,
     /// Bits of an f64, microseconds; NaN before the first.
     latency: AtomicU64,
+    /// Until when it is ejected as slow (milliseconds since the epoch), and how often in a row it has been.
+    slow_until: AtomicU64,
+    slow_times: AtomicU32,
+}
+
+/// Whether an agent is to be chosen for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Admitted,
+    /// It asked for a rest, and has so much of it left.
+    Resting(Duration),
+    Ejected(Ejection),
 }
 
 impl Vitals {
-    pub(crate) fn new(policy: Policy, metrics: AgentMetrics, now: Instant) -> Self {
+    pub(crate) fn new(config: &Config, metrics: AgentMetrics, now: Instant) -> Self {
         Self {
-            breaker: Breaker::new(policy, now),
+            breakers: Breakers::new(config.breaker, now),
+            limit: Limit::new(config.limits),
             load: Load::new(now),
             metrics,
+            epoch: now,
+            slow_start: config.slow_start,
             in_flight: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             confidence: AtomicU64::new(f64::NAN.to_bits()),
             latency: AtomicU64::new(f64::NAN.to_bits()),
+            slow_until: AtomicU64::new(0),
+            slow_times: AtomicU32::new(0),
         }
     }
 
@@ -53,25 +83,136 @@ impl Vitals {
         self.in_flight.load(Relaxed)
     }
 
-    pub(crate) fn call_began(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
-        self.metrics.in_flight.inc();
+    /// Whether it has room for another call. Cores that ask together may each send one more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight() < self.limit.get()
     }
 
-    pub(crate) fn call_ended(
-        &self,
-        outcome: CallOutcome,
-        verdict: Verdict,
-        confidence: Option<Confidence>,
-        took: Duration,
-        now: Instant,
-    ) {
-        self.in_flight.fetch_sub(1, Relaxed);
+    /// Lets a call for a pattern (none when empty) through the breakers, or says how long to wait before asking
+    /// again. The passes go back by [`Vitals::settle`], whatever happens.
+    pub(crate) fn enter(&self, pattern: &str, now: Instant) -> Result<Passes, Duration> {
+        self.breakers.enter(pattern, now)
+    }
+
+    /// Lets a call through although the agent is ejected: see `outlier::readmitted`.
+    pub(crate) fn enter_anyway(&self, pattern: &str, now: Instant) -> Passes {
+        self.breakers.enter_anyway(pattern, now)
+    }
+
+    /// How long until a call for the pattern is let through: `None` when one would be now. Changes nothing.
+    pub(crate) fn wait(&self, pattern: &str, now: Instant) -> Option<Duration> {
+        self.breakers.wait(pattern, now)
+    }
+
+    /// Takes passes back. `random` spreads the probes of agents that failed together.
+    pub(crate) fn settle(&self, passes: Passes, verdict: Verdict, now: Instant, random: u64) {
+        self.breakers.settle(passes, verdict, now, random);
+    }
+
+    /// Whether to choose the agent for a call of a pattern; not for one that names it. Changes nothing.
+    pub(crate) fn standing(&self, pattern: &str, now: Instant) -> Standing {
+        match self.breakers.wait(pattern, now) {
+            None => match self.slow_for(now) {
+                None => Standing::Admitted,
+                Some(wait) => {
+                    let times = self.slow_times.load(Relaxed);
+                    Standing::Ejected(Ejection { failing: false, times, wait })
+                }
+            },
+            Some(wait) => match self.breakers.times(pattern) {
+                0 => Standing::Resting(wait),
+                times => Standing::Ejected(Ejection { failing: true, times: times.into(), wait }),
+            },
+        }
+    }
+
+    /// The share of calls that an agent is due that is new or has recovered: 0.1 at first, 1 after
+    /// [`Config::slow_start`], in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
+    /// `min_weight_percent` 10.
+    pub(crate) fn ramp(&self, now: Instant) -> f64 {
+        let age = Duration::from_millis(self.millis(now).saturating_sub(self.slow_until.load(Relaxed)));
+        let age = self.breakers.own().age(now).min(age);
+        if age >= self.slow_start {
+            return 1.0;
+        }
+        (age.as_secs_f64() / self.slow_start.as_secs_f64()).max(0.1)
+    }
+
+    /// The agent came back, or has another address: what is there is a new process.
+    pub(crate) fn begin_anew(&self, now: Instant) {
+        self.breakers.own().begin_anew(now);
+    }
+
+    /// Calls of the breaker's window that said something of the agent.
+    pub(crate) fn recent_calls(&self, now: Instant) -> u32 {
+        self.breakers.own().recent_calls(now)
+    }
+
+    /// The moving average of its latency.
+    pub(crate) fn latency(&self) -> Option<Duration> {
+        number(&self.latency).map(|micros| Duration::from_secs_f64(micros / 1e6))
+    }
+
+    /// Whether it is ejected as slower than its group; who names it is served all the same.
+    pub(crate) fn slow(&self, now: Instant) -> bool {
+        self.slow_for(now).is_some()
+    }
+
+    fn slow_for(&self, now: Instant) -> Option<Duration> {
+        match self.slow_until.load(Relaxed).saturating_sub(self.millis(now)) {
+            0 => None,
+            left => Some(Duration::from_millis(left)),
+        }
+    }
+
+    /// Ejects it as slow: for `first` times the number of times in a row, up to `longest`.
+    pub(crate) fn eject_as_slow(&self, (first, longest): (Duration, Duration), now: Instant) -> Duration {
+        let times = self.slow_times.load(Relaxed).saturating_add(1);
+        let ejection = first.saturating_mul(times).min(longest);
+        self.slow_times.store(times, Relaxed);
+        self.slow_until.store(self.millis(now + ejection), Relaxed);
+        ejection
+    }
+
+    /// It kept up with its group for a while: what was counted against it is forgotten, bit by bit.
+    pub(crate) fn kept_up(&self) {
+        let times = self.slow_times.load(Relaxed);
+        if times > 0 {
+            self.slow_times.store(times - 1, Relaxed);
+        }
+    }
+
+    /// A hint for a caller that finds no room: about as long as one call takes.
+    pub(crate) fn room_in(&self, random: u64) -> Duration {
+        let usual = self.latency().unwrap_or_default().clamp(ROOM_HINT.0, ROOM_HINT.1);
+        usual.mul_f64(0.5 + f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX))
+    }
+
+    /// A call began; how many were in flight before it.
+    pub(crate) fn call_began(&self) -> usize {
+        let ahead = self.in_flight.fetch_add(1, Relaxed);
+        self.metrics.in_flight.inc();
+        self.limit.began(ahead);
+        ahead
+    }
+
+    /// A call ended that began with so many `ahead` of it.
+    pub(crate) fn call_ended(&self, ahead: usize, ended: &Ended, now: Instant) {
+        let Ended { outcome, verdict, confidence, took } = *ended;
+        let in_flight = self.in_flight.fetch_sub(1, Relaxed);
         self.metrics.in_flight.dec();
         self.metrics.request(metric(outcome), took);
         self.calls.fetch_add(1, Relaxed);
-        if verdict == Verdict::Sick {
+        if matches!(verdict, Verdict::Sick | Verdict::Away) {
             self.failures.fetch_add(1, Relaxed);
+        }
+        match (verdict, outcome) {
+            (Verdict::Throttled(_), _) => self.limit.turned_away(ahead, self.millis(now)),
+            (Verdict::Sick, CallOutcome::DeadlineExceeded) => {
+                self.limit.too_late(in_flight, self.millis(now));
+            }
+            (_, CallOutcome::Answered) => self.limit.answered(ahead, took, self.millis(now)),
+            _ => {}
         }
         if let Some(confidence) = confidence {
             self.confidence.store(confidence.get().to_bits(), Relaxed);
@@ -82,11 +223,11 @@ impl Vitals {
         }
         let micros = took.as_secs_f64() * 1e6;
         let before = f64::from_bits(self.latency.load(Relaxed));
-        // A call that was given up would have taken longer: it never makes the agent look faster. Neither does
-        // one that failed, or the agent that fails at once would be the one to ask.
-        let given_up = outcome != CallOutcome::Answered;
-        self.load.observe(took, given_up, now);
-        if given_up && (before.is_nan() || micros < before) {
+        // A call that was given up would have taken longer, and one that was turned away or failed took no time:
+        // they never make the agent look faster, or one that fails at once would be the one to ask.
+        let cut_short = outcome != CallOutcome::Answered;
+        self.load.observe(took, cut_short, now);
+        if cut_short && (before.is_nan() || micros < before) {
             return;
         }
         let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
@@ -123,19 +264,23 @@ impl Vitals {
         self.metrics.upstream_connections.dec();
     }
 
-    /// Shows the breaker's state as a metric; it changes with time alone, so it is shown when looked at.
-    pub(crate) fn show_breaker(&self, now: Instant) {
-        self.metrics.set_breaker(match self.breaker.view(now).0 {
+    /// Shows what changes with time alone as metrics, when they are looked at.
+    pub(crate) fn show(&self, now: Instant) {
+        self.metrics.set_breaker(match self.breakers.own().view(now).0 {
             Phase::Closed => BreakerState::Closed,
             Phase::HalfOpen => BreakerState::HalfOpen,
             Phase::Open => BreakerState::Open,
+            Phase::Throttled => BreakerState::Throttled,
         });
+        let ejected = self.breakers.view(now).iter().filter(|view| view.breaker != Phase::Closed).count();
+        self.metrics.ejected_patterns.set(i64::try_from(ejected).unwrap_or(i64::MAX));
+        self.metrics.limit.set(i64::try_from(self.limit.get()).unwrap_or(i64::MAX));
+        self.metrics.ejected_as_slow.set(self.slow(now).into());
     }
 
     /// For people.
     pub(crate) fn view(&self, now: Instant) -> View {
-        let (breaker, consecutive_failures) = self.breaker.view(now);
-        let number = |cell: &AtomicU64| Some(f64::from_bits(cell.load(Relaxed))).filter(|n| !n.is_nan());
+        let (breaker, consecutive_failures) = self.breakers.own().view(now);
         View {
             in_flight: self.in_flight(),
             connections: self.connections.load(Relaxed),
@@ -143,10 +288,32 @@ impl Vitals {
             failures: self.failures.load(Relaxed),
             breaker,
             consecutive_failures,
+            retry_in_ms: self.breakers.wait("", now).map(millis),
+            patterns: self.breakers.view(now),
+            limit: self.limit.get(),
+            slow_for_ms: self.slow_for(now).map(millis),
             last_confidence: number(&self.confidence),
             ewma_latency_ms: number(&self.latency).map(|micros| micros / 1e3),
+            unloaded_latency_ms: self.limit.unloaded().map(|unloaded| unloaded.as_secs_f64() * 1e3),
         }
     }
+
+    fn millis(&self, now: Instant) -> u64 {
+        millis(now.saturating_duration_since(self.epoch))
+    }
+}
+
+/// How a call went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: CallOutcome,
+    pub(crate) verdict: Verdict,
+    pub(crate) confidence: Option<Confidence>,
+    pub(crate) took: Duration,
+}
+
+fn number(cell: &AtomicU64) -> Option<f64> {
+    Some(f64::from_bits(cell.load(Relaxed))).filter(|n| !n.is_nan())
 }
 
 fn metric(outcome: CallOutcome) -> ProxyOutcome {
@@ -162,16 +329,25 @@ fn metric(outcome: CallOutcome) -> ProxyOutcome {
 /// An agent's vitals at one moment.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct View {
-    in_flight: usize,
-    connections: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) connections: usize,
     /// Calls that have ended.
-    calls: u64,
+    pub(crate) calls: u64,
     /// Those of them that count against the agent.
-    failures: u64,
-    breaker: Phase,
-    consecutive_failures: u16,
-    last_confidence: Option<f64>,
-    ewma_latency_ms: Option<f64>,
+    pub(crate) failures: u64,
+    pub(crate) breaker: Phase,
+    pub(crate) consecutive_failures: u16,
+    /// Until the agent's breaker lets a call through, when it does not.
+    pub(crate) retry_in_ms: Option<u64>,
+    pub(crate) patterns: Vec<PatternView>,
+    /// Calls in flight that it is sent at most.
+    pub(crate) limit: usize,
+    /// How long it is still left out as slower than its group, when it is.
+    pub(crate) slow_for_ms: Option<u64>,
+    pub(crate) last_confidence: Option<f64>,
+    pub(crate) ewma_latency_ms: Option<f64>,
+    /// What a call takes that meets no others.
+    pub(crate) unloaded_latency_ms: Option<f64>,
 }
 
 #[cfg(test)]
@@ -183,11 +359,12 @@ mod tests {
     #[test]
     fn a_hurried_caller_makes_an_agent_neither_fast_nor_sick() {
         let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
-        let vitals = Vitals::new(Policy::default(), metrics, Instant::now());
+        let vitals = Vitals::new(&Config::default(), metrics, Instant::now());
         let (hasty, patient) = (Duration::from_millis(1), Duration::from_millis(200));
         let end = |outcome, took| {
-            vitals.call_began();
-            vitals.call_ended(outcome, Verdict::Silent, None, took, Instant::now());
+            let ahead = vitals.call_began();
+            let ended = Ended { outcome, verdict: Verdict::Silent, confidence: None, took };
+            vitals.call_ended(ahead, &ended, Instant::now());
         };
         end(CallOutcome::DeadlineExceeded, hasty);
         assert!(!vitals.usually_slower_than(hasty), "nothing is known of it yet");

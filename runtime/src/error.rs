@@ -1,6 +1,6 @@
 //! One narrow table of failure codes, and its two faces: gRPC status and RFC 9457 problem.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use http::StatusCode;
 use serde_json::{Value as Json, json};
@@ -75,11 +75,18 @@ pub trait Coded: std::error::Error {
     fn code(&self) -> Code;
     /// A stable name for programs: `PARALLAX-<AREA>-<nnn>`.
     fn reason(&self) -> &'static str;
+    /// When a retry has a chance, if that is known.
+    fn retry_in(&self) -> Option<Duration> {
+        None
+    }
 }
 
-/// The gRPC face: message, code, and `ErrorInfo.reason`.
+/// The gRPC face: message, code, `ErrorInfo.reason`, and `RetryInfo` where it is known when to retry.
 pub fn status(error: &dyn Coded) -> tonic::Status {
-    let details = ErrorDetails::with_error_info(error.reason(), "parallax", HashMap::new());
+    let mut details = ErrorDetails::with_error_info(error.reason(), "parallax", HashMap::new());
+    if let Some(retry_in) = error.retry_in() {
+        details.set_retry_info(Some(retry_in));
+    }
     tonic::Status::with_error_details(error.code().faces().0, error.to_string(), details)
 }
 

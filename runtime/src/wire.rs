@@ -15,6 +15,10 @@ pub const AGENT: &str = "x-parallax-agent";
 pub const CAPABILITY: &str = "x-parallax-capability";
 /// Metadata key that names whose agents are meant: believed of planes only.
 pub const TENANT: &str = "x-parallax-tenant";
+/// Metadata key that names the pattern a call belongs to: an agent that fails one pattern is ejected for that alone.
+pub const PATTERN: &str = "x-parallax-pattern";
+/// Metadata key that says how much a call matters when there is too much to do: `critical`, `default` or `sheddable`.
+pub const PRIORITY: &str = "x-parallax-priority";
 /// Metadata key that names the caller to an agent.
 pub const CLIENT_ID: &str = "x-parallax-client-id";
 /// Metadata key with a call's idempotency key: the same for each attempt at one effect of one run.

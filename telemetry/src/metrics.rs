@@ -154,7 +154,13 @@ pub struct DataPlaneMetrics {
     in_flight: Family<AgentLabels, Gauge>,
     confidence: Histograms<AgentLabels>,
     breaker: Family<AgentLabels, Gauge>,
+    ejected_patterns: Family<AgentLabels, Gauge>,
+    ejected_as_slow: Family<AgentLabels, Gauge>,
+    limit: Family<AgentLabels, Gauge>,
     upstream_connections: Family<AgentLabels, Gauge>,
+    shed: Family<ShedLabels, Counter>,
+    /// Callers' connections that were closed at once, as there were too many.
+    pub connections_refused: Counter,
 }
 
 /// One agent's metrics: kept beside the agent, so that recording is an atomic addition. Clones count together.
@@ -167,6 +173,12 @@ pub struct AgentMetrics {
     /// 0 to 1, as the agent reported it.
     pub confidence: Histogram,
     breaker: Gauge,
+    /// Patterns whose breakers are not closed at the agent.
+    pub ejected_patterns: Gauge,
+    /// 1 while it is left out as slower than its group.
+    pub ejected_as_slow: Gauge,
+    /// Calls in flight that it is sent at most.
+    pub limit: Gauge,
     pub upstream_connections: Gauge,
 }
 
@@ -189,8 +201,13 @@ impl DataPlaneMetrics {
             duration: register(r, "parallax_proxy_duration_seconds", "Time of proxied calls, by agent", Family::new_with_constructor(call_seconds)),
             in_flight: register(r, "parallax_proxy_in_flight", "Proxied calls under way, by agent", Family::default()),
             confidence: register(r, "parallax_agent_confidence", "Confidence that agents reported", Family::new_with_constructor(confidence)),
-            breaker: register(r, "parallax_agent_breaker_state", "An agent's breaker: 0 closed, 1 half-open, 2 open", Family::default()),
+            breaker: register(r, "parallax_agent_breaker_state", "An agent's breaker: 0 closed, 1 half-open, 2 open, 3 closed while the agent rests", Family::default()),
+            ejected_patterns: register(r, "parallax_agent_ejected_patterns", "Patterns that are not sent to an agent, as their breakers there are not closed", Family::default()),
+            ejected_as_slow: register(r, "parallax_agent_ejected_as_slow", "1 while an agent is left out as much slower than its group", Family::default()),
+            limit: register(r, "parallax_agent_concurrency_limit", "Calls in flight that an agent is sent at most", Family::default()),
             upstream_connections: register(r, "parallax_upstream_connections", "Open connections to agents", Family::default()),
+            shed: register(r, "parallax_proxy_shed", "Calls refused for load before an agent was chosen, by priority and bound", Family::default()),
+            connections_refused: register(r, "parallax_connections_refused", "Connections of callers closed at once, as there were too many", Counter::default()),
         }
     }
 
@@ -209,8 +226,16 @@ impl DataPlaneMetrics {
             in_flight: self.in_flight.get_or_create_owned(&labels),
             confidence: self.confidence.get_or_create_owned(&labels),
             breaker: self.breaker.get_or_create_owned(&labels),
+            ejected_patterns: self.ejected_patterns.get_or_create_owned(&labels),
+            ejected_as_slow: self.ejected_as_slow.get_or_create_owned(&labels),
+            limit: self.limit.get_or_create_owned(&labels),
             upstream_connections: self.upstream_connections.get_or_create_owned(&labels),
         }
+    }
+
+    /// The counter of calls of one priority that are refused for one bound.
+    pub fn shed(&self, priority: CallPriority, bound: LoadBound) -> Counter {
+        self.shed.get_or_create_owned(&ShedLabels { priority, bound })
     }
 
     /// Removes the series of an agent that has left. What is still recorded through its [`AgentMetrics`] is
@@ -224,6 +249,9 @@ impl DataPlaneMetrics {
         self.in_flight.remove(&labels);
         self.confidence.remove(&labels);
         self.breaker.remove(&labels);
+        self.ejected_patterns.remove(&labels);
+        self.ejected_as_slow.remove(&labels);
+        self.limit.remove(&labels);
         self.upstream_connections.remove(&labels);
     }
 }
@@ -244,7 +272,7 @@ impl AgentMetrics {
 mod labels;
 
 use labels::*;
-pub use labels::{BreakerState, ProxyOutcome, RunStatus};
+pub use labels::{BreakerState, CallPriority, LoadBound, ProxyOutcome, RunStatus};
 
 #[cfg(test)]
 mod tests;

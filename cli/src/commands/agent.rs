@@ -141,7 +141,47 @@ fn status(answer: &Json) -> String {
     )];
     lines.extend(answer["message"].as_str().filter(|message| !message.is_empty()).map(clean));
     lines.push(format!("last seen {}, lease of {} s", value(&answer["lastSeen"]), answer["ttlSeconds"]));
+    let nodes = answer["nodes"].as_array().into_iter().flatten();
+    let header = ["NODE", "BREAKER", "IN FLIGHT", "LATENCY", "CALLS", "FAILED", "LEFT OUT"];
+    let rows: Vec<_> = nodes.clone().map(seen).collect();
+    lines.push(table(&header, rows, "no data-plane node has joined"));
+    let patterns = nodes.flat_map(|node| {
+        let breakers = node["patterns"].as_array().into_iter().flatten();
+        breakers.map(|breaker| vec![value(&node["node"]), value(&breaker["pattern"]), phase(breaker)])
+    });
+    let patterns: Vec<_> = patterns.collect();
+    if !patterns.is_empty() {
+        lines.push(table(&["NODE", "PATTERN", "BREAKER"], patterns, ""));
+    }
     lines.join("\n")
+}
+
+/// What one node has seen of an agent.
+fn seen(node: &Json) -> Vec<String> {
+    if let Some(error) = node["error"].as_str() {
+        return vec![value(&node["node"]), format!("unknown: {}", clean(error))];
+    }
+    let millis = |field: &str| node[field].as_f64();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let latency = |ms: f64| micros((ms * 1e3) as u64);
+    vec![
+        value(&node["node"]),
+        phase(&node["breaker"]),
+        format!("{} of {}", node["inFlight"], node["limit"]),
+        millis("latencyMs").map_or_else(|| value(&Json::Null), latency),
+        node["calls"].to_string(),
+        node["failures"].to_string(),
+        millis("slowForMs").map_or_else(|| "no".to_owned(), |ms| format!("as slow, {:.0} s", ms / 1e3)),
+    ]
+}
+
+fn phase(breaker: &Json) -> String {
+    let phase = value(&breaker["phase"]).replace('_', "-");
+    match (breaker["retryInMs"].as_f64(), breaker["consecutiveFailures"].as_u64()) {
+        (Some(ms), _) => format!("{phase}, {:.1} s", ms / 1e3),
+        (None, Some(failures @ 1..)) => format!("{phase}, {failures} failed"),
+        _ => phase,
+    }
 }
 
 fn capabilities(answer: &Json) -> String {

@@ -189,6 +189,11 @@ async fn one_agent_is_asked_how_it_is_and_one_question() {
 
     let ended = command(dir, &["agent", "status", "solo"]).await;
     assert!(ended.code == 0 && ended.out.contains("solo  healthy (says the agent)"), "{}", ended.out);
+    assert!(
+        ended.out.contains("BREAKER") && ended.out.contains("closed"),
+        "as each node sees it: {}",
+        ended.out
+    );
     assert_eq!(command(dir, &["agent", "status", "old"]).await.code, 1);
     let ended = command(dir, &["agent", "test", "solo", "--data", "{\"text\": \"x\"}"]).await;
     assert!(ended.code == 0 && ended.out.starts_with("de ~ 0.75"), "{} {}", ended.out, ended.err);

@@ -1,21 +1,23 @@
 //! Single questions to agents, of no run.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use parallax_proto::{
     confidence::{AgentRequest, Health, confidence_agent_client::ConfidenceAgentClient},
     dataplane::v1::{
-        Call, CallOutcome, FanOutEvent, FanOutRequest, FanOutSummary, call::Target,
-        data_plane_client::DataPlaneClient, fan_out_event::Event,
+        AgentStatus, Call, CallOutcome, FanOutEvent, FanOutRequest, FanOutSummary, GetAgentStatusRequest,
+        call::Target, data_plane_client::DataPlaneClient, fan_out_event::Event,
     },
 };
 use parallax_runtime::{agent::AgentKey, wire};
 use tonic::{Request, Status, metadata::MetadataValue};
 
-use super::Nodes;
+use super::{Node, Nodes};
 
 /// How long an agent may take to say how it is.
 const HEALTH: Duration = Duration::from_secs(5);
+/// How long a node may take to say what it has seen.
+const VIEW: Duration = Duration::from_secs(2);
 
 impl Nodes {
     /// One call to an agent, through whichever node; dropping it cancels the call.
@@ -56,6 +58,19 @@ impl Nodes {
             }
         }
         Err(Status::unavailable(format!("data-plane node {} went away in the middle of it", node.id)))
+    }
+
+    /// What each node has seen of an agent in its own calls, by the node's id. All are asked at once.
+    pub async fn views(&self, agent: &AgentKey) -> Vec<(String, Result<AgentStatus, Status>)> {
+        let members: Vec<_> = self.members.read().values().cloned().collect();
+        let ask = |node: Arc<Node>| async move {
+            let request = GetAgentStatusRequest { tenant: agent.tenant.clone(), agent_id: agent.id.clone() };
+            let mut client = DataPlaneClient::new(node.channel.clone());
+            let answer = tokio::time::timeout(VIEW, client.get_agent_status(request)).await;
+            let late = || Err(Status::deadline_exceeded(format!("no answer within {VIEW:?}")));
+            (node.id.clone(), answer.unwrap_or_else(|_| late()).map(tonic::Response::into_inner))
+        };
+        futures::future::join_all(members.into_iter().map(ask)).await
     }
 
     /// How an agent says it is, asked through a node; `None` when there is no node.

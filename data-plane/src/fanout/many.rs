@@ -23,7 +23,7 @@ use tokio::{
 use tonic::Status;
 
 use super::perform;
-use crate::{caller::Caller, directory::Entry, error::Failure, proxy::Origin};
+use crate::{caller::Caller, directory::Entry, error::Failure, proxy::Origin, vitals::Standing};
 
 /// Agents with a capability that are asked when the caller does not say how many.
 const DEFAULT_AGENTS: usize = 32;
@@ -200,7 +200,7 @@ fn targets(
 
 /// Whom to ask first: what the balancer goes by, without chance.
 fn preference(a: &Arc<Entry>, b: &Arc<Entry>, now: Instant) -> Ordering {
-    let ejected = |entry: &Entry| entry.vitals.breaker.wait(now).is_some();
+    let ejected = |entry: &Entry| !matches!(entry.vitals.standing("", now), Standing::Admitted);
     let expected = |entry: &Entry| {
         let stated = entry.agent.metadata.default_confidence.map(f64::from);
         entry.vitals.load.quality().or(stated).unwrap_or(UNKNOWN)
@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn failure() -> CallOutcome {
-        let failure = WireFailure { cause: Cause::AgentError.into(), message: String::new() };
+        let failure = WireFailure { cause: Cause::AgentError.into(), ..WireFailure::default() };
         CallOutcome { outcome: Some(Outcome::Failure(failure)), ..Default::default() }
     }
 

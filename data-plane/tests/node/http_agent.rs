@@ -280,6 +280,9 @@ async fn failures_are_told_in_the_agents_words() {
         .node_with(|config| {
             config.max_message = 65_536;
             config.breaker.failures = 1000;
+            config.breaker.ratio_calls = 1000;
+            // Nobody rests here.
+            config.breaker.longest_hint = std::time::Duration::ZERO;
         })
         .await;
     within("the node is ready", node.plane.readiness().ready()).await;

@@ -10,6 +10,7 @@ mod dispatch;
 mod fanout;
 mod http_agent;
 mod life;
+mod overload;
 mod proxy;
 mod trouble;
 mod world;

@@ -58,6 +58,26 @@ pub enum BreakerState {
     Closed = 0,
     HalfOpen = 1,
     Open = 2,
+    Throttled = 3,
+}
+
+label_values! {
+    /// How much a call matters.
+    CallPriority {
+        Critical => "critical",
+        Default => "default",
+        Sheddable => "sheddable",
+    }
+}
+
+label_values! {
+    /// What a call was refused for.
+    LoadBound {
+        /// The node has as many calls in flight as it takes of the call's priority.
+        Node => "node",
+        /// The tenant has its share of them.
+        Tenant => "tenant",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -113,6 +133,12 @@ pub(super) struct ProxyLabels {
     tenant: String,
     agent: String,
     outcome: ProxyOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ShedLabels {
+    pub(super) priority: CallPriority,
+    pub(super) bound: LoadBound,
 }
 
 impl AgentLabels {

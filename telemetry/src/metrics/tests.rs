@@ -22,7 +22,12 @@ const GOLDEN: &[(&str, &str)] = &[
     ("parallax_proxy_in_flight", "gauge"),
     ("parallax_agent_confidence", "histogram"),
     ("parallax_agent_breaker_state", "gauge"),
+    ("parallax_agent_ejected_patterns", "gauge"),
+    ("parallax_agent_ejected_as_slow", "gauge"),
+    ("parallax_agent_concurrency_limit", "gauge"),
     ("parallax_upstream_connections", "gauge"),
+    ("parallax_proxy_shed", "counter"),
+    ("parallax_connections_refused", "counter"),
 ];
 
 fn both() -> (Registry, ControlPlaneMetrics, DataPlaneMetrics) {
@@ -50,6 +55,7 @@ fn exercise(control: &ControlPlaneMetrics, data: &DataPlaneMetrics) {
     agent.confidence.observe(0.93);
     agent.in_flight.inc();
     agent.set_breaker(BreakerState::Open);
+    data.shed(CallPriority::Sheddable, LoadBound::Tenant).inc();
 }
 
 #[test]
@@ -77,6 +83,7 @@ fn names_and_types_are_golden() {
         r#"parallax_proxy_in_flight{tenant="default",agent="en"} 1"#,
         r#"parallax_agent_confidence_bucket{le="0.95",tenant="default",agent="en"} 1"#,
         r#"parallax_agent_breaker_state{tenant="default",agent="en"} 2"#,
+        r#"parallax_proxy_shed_total{priority="sheddable",bound="tenant"} 1"#,
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
     }

@@ -1,6 +1,6 @@
 //! `/api/agents`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ::http::StatusCode;
 use axum::{
@@ -11,7 +11,7 @@ use axum::{
 use jiff::Timestamp;
 use parallax_proto::{
     confidence::{AgentRequest, health::Status as Said},
-    dataplane::v1::call_outcome::Outcome,
+    dataplane::v1::{AgentStatus, breaker::Phase, call_outcome::Outcome},
 };
 use parallax_runtime::{
     agent,
@@ -205,10 +205,110 @@ pub(super) struct AgentHealth {
     details: BTreeMap<String, String>,
     last_seen: Option<Timestamp>,
     ttl_seconds: u64,
+    /// What each data-plane node has seen of it in its own calls.
+    nodes: Vec<NodeView>,
     timestamp: Timestamp,
 }
 
-/// How an agent says it is. It is asked through a data-plane node, and has 5 s to answer.
+/// What one node has seen of an agent. With `error` the node did not say, and the rest is absent.
+#[derive(Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct NodeView {
+    node: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    seen: Option<Seen>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Seen {
+    /// The agent's own, for all that it is asked.
+    breaker: Breaker,
+    /// Those of patterns that asked it, in order of their names; at most 64.
+    patterns: Vec<Breaker>,
+    in_flight: u32,
+    /// The most in flight that it is sent.
+    limit: u32,
+    connections: u32,
+    /// Calls that have ended.
+    calls: u64,
+    /// Those of them that count against the agent.
+    failures: u64,
+    /// Moving average.
+    latency_ms: Option<f64>,
+    /// Of calls that met few others.
+    unloaded_latency_ms: Option<f64>,
+    /// How long it is still left out as slower than its group; absent when it is not.
+    slow_for_ms: Option<f64>,
+    last_confidence: Option<f64>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Breaker {
+    /// Absent for the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pattern: Option<String>,
+    #[schema(pattern = "^(closed|open|half_open|throttled|unknown)$")]
+    phase: &'static str,
+    consecutive_failures: u32,
+    /// Until a call is let through; absent when one is now.
+    retry_in_ms: Option<f64>,
+}
+
+impl NodeView {
+    fn of((node, view): (String, std::result::Result<AgentStatus, tonic::Status>)) -> Self {
+        match view {
+            Ok(status) => Self { node, error: None, seen: Some(Seen::of(status)) },
+            Err(e) => Self { node, error: Some(e.message().to_owned()), seen: None },
+        }
+    }
+}
+
+impl Seen {
+    fn of(status: AgentStatus) -> Self {
+        let mut breakers = status.breakers.into_iter().map(|breaker| Breaker {
+            phase: match breaker.phase() {
+                Phase::Closed => "closed",
+                Phase::Open => "open",
+                Phase::HalfOpen => "half_open",
+                Phase::Throttled => "throttled",
+                Phase::Unspecified => "unknown",
+            },
+            pattern: Some(breaker.pattern).filter(|pattern| !pattern.is_empty()),
+            consecutive_failures: breaker.consecutive_failures,
+            retry_in_ms: millis(breaker.retry_in),
+        });
+        let unknown =
+            || Breaker { pattern: None, phase: "unknown", consecutive_failures: 0, retry_in_ms: None };
+        Self {
+            breaker: breakers.next().unwrap_or_else(unknown),
+            patterns: breakers.collect(),
+            in_flight: status.in_flight,
+            limit: status.limit,
+            connections: status.connections,
+            calls: status.calls,
+            failures: status.failures,
+            latency_ms: millis(status.latency),
+            unloaded_latency_ms: millis(status.unloaded_latency),
+            slow_for_ms: millis(status.slow_for),
+            last_confidence: status.last_confidence,
+        }
+    }
+}
+
+fn millis<D>(duration: Option<D>) -> Option<f64>
+where
+    Duration: TryFrom<D>,
+{
+    let duration = Duration::try_from(duration?).ok()?;
+    Some(duration.as_secs_f64() * 1e3)
+}
+
+/// How an agent says it is. It is asked through a data-plane node, and has 5 s to answer. Beside that
+/// stands what each node has seen of it.
 #[utoipa::path(
     get, path = "/api/agents/{id}/health", tag = "agents",
     responses((status = 200, body = AgentHealth))
@@ -219,6 +319,8 @@ pub(super) async fn health(
     Path(id): Path<String>,
 ) -> Answer<AgentHealth> {
     let agent = api.registry.get(tenant::of(&peer), &id).ok_or(Error::NoAgent { id })?;
+    // First, so that the question itself is not what they have seen.
+    let nodes = api.nodes.views(&agent.key).await;
     let (source, status, message, details) = match api.nodes.health(&agent.key).await {
         None => {
             let message = "no data-plane node has joined, so nobody could ask; the agent keeps its lease";
@@ -246,6 +348,7 @@ pub(super) async fn health(
         details,
         last_seen: api.registry.last_heard(&agent.key),
         ttl_seconds: agent.ttl.as_secs(),
+        nodes: nodes.into_iter().map(NodeView::of).collect(),
         timestamp: api.env.now(),
     }))
 }
