@@ -13,7 +13,7 @@ ifdef CI
 export PARALLAX_TEST_REQUIRE = 1
 endif
 
-.PHONY: demo test lint tools bench bench-control bench-prism fuzz
+.PHONY: demo test lint tools bench bench-balance bench-control bench-prism fuzz
 
 # Both planes in one process, three real agents, real sentences. Nothing to configure.
 demo:
@@ -44,6 +44,11 @@ bench:
 # Durable runs on each store, and ten thousand agents.
 bench-control:
 	$(CARGO) bench --locked -p parallax-cli --bench control
+
+# Whom the data plane asks: ten unlike agents, each way to choose, with hedges and without. About 20 minutes. What
+# it measures is waiting, so the profile of the tests does.
+bench-balance:
+	$(CARGO) bench --locked --profile dev -p parallax-cli --bench balance
 
 # The same algorithms in Prism and in rhai, both called from Rust. A package of its own: rhai stays out of the workspace.
 bench-prism:
