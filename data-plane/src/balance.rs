@@ -21,10 +21,10 @@ pub enum Strategy {
     /// Of two at random the one with the lower product of calls in flight and peak-sensitive latency
     /// (Finagle's `p2cPeakEwma`). Where agents report their load, by that: of those that are not hot the
     /// fastest (Prequal, NSDI 2024).
-    #[default]
     PeakEwma,
     /// The best expected answer: the quality of the last ones, against what the next one is expected to take
-    /// and to cost.
+    /// and to cost. An agent that fails at once, or answers at once and is not sure, is no bargain.
+    #[default]
     Confidence,
     /// Equal keys to the same agent (`x-parallax-affinity`), with bounded loads.
     ConsistentHash,
@@ -144,9 +144,34 @@ fn around<T>(candidates: &[T], start: u64) -> impl Iterator<Item = &T> {
     from.iter().chain(before)
 }
 
-/// Up to [`POOL`] of those that are admitted, from a random one on.
-pub(crate) fn pool<'a, T>(candidates: &'a [T], admits: impl Fn(&T) -> bool, random: u64) -> Vec<&'a T> {
-    around(candidates, random).filter(|candidate| admits(candidate)).take(POOL).collect()
+/// What is looked at for one choice, without an allocation: the candidates, and what is known of each.
+pub(crate) struct Pool<'a, T, K> {
+    candidates: [Option<&'a T>; POOL],
+    known: [K; POOL],
+    count: usize,
+}
+
+impl<'a, T, K: Copy + Default> Pool<'a, T, K> {
+    /// Up to [`POOL`] of those that are admitted, from a random one on; none when `know` says nothing of one.
+    pub(crate) fn look(
+        candidates: &'a [T],
+        admits: impl Fn(&T) -> bool,
+        know: impl Fn(&T) -> Option<K>,
+        random: u64,
+    ) -> Option<Self> {
+        let mut pool = Self { candidates: [None; POOL], known: [K::default(); POOL], count: 0 };
+        for candidate in around(candidates, random).filter(|candidate| admits(candidate)).take(POOL) {
+            pool.candidates[pool.count] = Some(candidate);
+            pool.known[pool.count] = know(candidate)?;
+            pool.count += 1;
+        }
+        Some(pool)
+    }
+
+    /// The candidate at the index that is chosen by what is known of all.
+    pub(crate) fn chosen(&self, choose: impl Fn(&[K]) -> Option<usize>) -> Option<&'a T> {
+        self.candidates[choose(&self.known[..self.count])?]
+    }
 }
 
 /// The cheaper of two drawn at random from those that are admitted, which need not be all.
@@ -191,7 +216,7 @@ fn two(n: usize, random: u64) -> Option<(usize, usize)> {
 }
 
 /// An agent whose load is known from itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Probed {
     pub(crate) in_flight: u32,
     pub(crate) service_time: f32,
@@ -201,21 +226,23 @@ pub(crate) struct Probed {
 /// least to do. Hot is what has more in flight than this share of the others (Prequal's `Q_RIF`).
 pub(crate) fn hot_cold(probed: &[Probed]) -> Option<usize> {
     const HOT: f64 = 0.84;
-    let mut loads: Vec<u32> = probed.iter().map(|p| p.in_flight).collect();
+    let mut loads = [0; POOL];
+    let loads = &mut loads[..probed.len()];
+    loads.iter_mut().zip(probed).for_each(|(load, p)| *load = p.in_flight);
     loads.sort_unstable();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     let rank = (loads.len() as f64 * HOT) as usize;
     let threshold = *loads.get(rank.min(loads.len().saturating_sub(1)))?;
     // The least loaded is cold, or all were hot whenever loads are equal.
-    let cold = |p: &&(usize, &Probed)| p.1.in_flight < threshold || p.1.in_flight == loads[0];
-    let numbered: Vec<_> = probed.iter().enumerate().collect();
-    let key = |p: &&(usize, &Probed)| (p.1.service_time, p.1.in_flight);
-    let chosen = numbered.iter().filter(cold).min_by(|a, b| key(a).partial_cmp(&key(b)).expect("no NaN"))?;
-    Some(chosen.0)
+    let cold = |p: &(usize, &Probed)| p.1.in_flight < threshold || p.1.in_flight == loads[0];
+    let fastest = |a: &(usize, &Probed), b: &(usize, &Probed)| {
+        a.1.service_time.total_cmp(&b.1.service_time).then(a.1.in_flight.cmp(&b.1.in_flight))
+    };
+    Some(probed.iter().enumerate().filter(cold).min_by(fastest)?.0)
 }
 
 /// What [`Strategy::Confidence`] knows of an agent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Prospect {
     /// 0 to 1.
     pub(crate) quality: f64,

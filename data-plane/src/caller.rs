@@ -13,7 +13,7 @@ use tracing::{Instrument, debug};
 use crate::{
     admission::Admission,
     ask::{Ask, Target},
-    balance::{self, POOL, Probed, Prospect, Strategy},
+    balance::{self, Pool, Probed, Prospect, Strategy},
     breaker::by_pattern::Passes,
     call::{Answering, Call},
     config::Config,
@@ -379,9 +379,8 @@ impl Caller {
                 if (random >> 32) % 100 < self.config.balance.explore_percent.into() {
                     return balance::next(members, admits, random);
                 }
-                let pool = balance::pool(members, admits, random);
-                let prospects: Vec<_> = pool.iter().map(|entry| entry.prospect(now)).collect();
-                balance::most_promising(&prospects, &self.config.balance).map(|n| pool[n])
+                let pool = Pool::look(members, admits, |entry| Some(entry.prospect(now)), random)?;
+                pool.chosen(|prospects| balance::most_promising(prospects, &self.config.balance))
             }
         }
     }
@@ -399,15 +398,13 @@ impl Caller {
         }
         // Mostly none does: one look tells.
         members.first()?.vitals.load.report(now)?;
-        let pool = balance::pool(members, admits, random);
-        debug_assert!(pool.len() <= POOL);
-        let probed = pool.iter().map(|entry| {
+        let probed = |entry: &Arc<Entry>| {
             let report = entry.vitals.load.report(now)?;
             // What was sent there since it reported counts too.
             let own = u32::try_from(entry.vitals.in_flight()).unwrap_or(u32::MAX);
             Some(Probed { in_flight: report.in_flight.max(own), service_time: report.service_time })
-        });
-        balance::hot_cold(&probed.collect::<Option<Vec<_>>>()?).map(|n| pool[n])
+        };
+        Pool::look(members, admits, probed, random)?.chosen(balance::hot_cold)
     }
 }
 
@@ -445,7 +442,7 @@ impl Entry {
         let stated = || self.agent.metadata.default_confidence.map_or(0.5, |confidence| confidence.get());
         Prospect {
             quality: self.vitals.load.quality().unwrap_or_else(stated),
-            delay: self.vitals.expected_mean() / self.vitals.ramp(now),
+            delay: self.vitals.expected_mean(now) / self.vitals.ramp(now),
             cost: self.cost,
         }
     }

@@ -235,12 +235,13 @@ impl Vitals {
         self.latency.store(after.to_bits(), Relaxed);
     }
 
-    /// What the next call is expected to take, in microseconds, going by how long calls took in the mean; 0
-    /// when nothing is known.
+    /// What the next call costs here: how long calls took in the mean, in microseconds, times those in flight,
+    /// other nodes' too where the agent says so; 0 when nothing is known.
     #[allow(clippy::cast_precision_loss)]
-    pub(crate) fn expected_mean(&self) -> f64 {
+    pub(crate) fn expected_mean(&self, now: Instant) -> f64 {
         let latency = f64::from_bits(self.latency.load(Relaxed));
-        if latency.is_nan() { 0.0 } else { latency * (self.in_flight() as f64 + 1.0) }
+        let reported = self.load.report(now).map_or(0.0, |report| f64::from(report.in_flight));
+        if latency.is_nan() { 0.0 } else { latency * (reported.max(self.in_flight() as f64) + 1.0) }
     }
 
     /// Whether a deadline is shorter than the agent's answers usually take: missing it is no failure of the

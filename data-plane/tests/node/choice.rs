@@ -252,7 +252,8 @@ async fn what_agents_say_of_their_load_decides_and_who_falls_silent_is_probed() 
     };
     let busy = reporting("busy", "TEXT named_metrics.in_flight=50,named_metrics.service_time_ms=1").await;
     let idle = reporting("idle", "TEXT named_metrics.in_flight=1,named_metrics.service_time_ms=9").await;
-    let node = world.ready_node().await;
+    let node = world.node_with(|config| config.balance.strategy = Strategy::PeakEwma).await;
+    within("ready", node.plane.readiness().ready()).await;
     let operator = world.operator(&node).await;
     for agent in ["busy", "idle"] {
         ask(&operator, &[(wire::AGENT, agent)]).await;
