@@ -1,4 +1,8 @@
-use std::time::Duration;
+use std::{
+    error::Error as _,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
 use parallax_proto::{
     confidence::{AgentRequest, confidence_agent_client::ConfidenceAgentClient},
@@ -12,8 +16,11 @@ use parallax_proto::{
 use parallax_runtime::{confidence::Confidence, env::System, wire};
 use parallax_security::Kind;
 use serde_json::Value as Json;
-use tokio::sync::Mutex;
-use tonic::{Request, Status, metadata::MetadataValue};
+use tokio::{sync::Mutex, time::Instant};
+use tonic::{
+    Request, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
 
 use crate::{
     Answer, DEFAULT_DATA_PLANE, DEFAULT_REGISTRY, Error, Task, TlsOptions,
@@ -41,7 +48,10 @@ pub struct Reply {
 /// Calls the planes. Connects when it is first needed, and again when a connection was lost.
 pub struct Client {
     control: Lane,
-    data: Lane,
+    /// One for each node.
+    data: Vec<Lane>,
+    /// The node that is asked first next time.
+    turn: AtomicUsize,
 }
 
 impl Client {
@@ -60,8 +70,8 @@ impl Client {
         Self::new(control, data, &TlsOptions::from_env()?)
     }
 
-    /// For a control plane and a data-plane node, each `host:port`. A local authority names the client
-    /// `operator/sdk`.
+    /// For a control plane, `host:port`, and the nodes of the data plane, `host:port` with commas between, which take
+    /// turns. A local authority names the client `operator/sdk`.
     ///
     /// # Errors
     /// No certificates, or such as cannot be used; an address that is none.
@@ -77,7 +87,12 @@ impl Client {
         };
         Ok(Self {
             control: lane(control_plane.into(), Kind::ControlPlane)?,
-            data: lane(data_plane.into(), Kind::DataPlane)?,
+            data: data_plane
+                .into()
+                .split(',')
+                .map(|node| lane(node.trim().to_owned(), Kind::DataPlane))
+                .collect::<Result<_, _>>()?,
+            turn: AtomicUsize::new(0),
         })
     }
 
@@ -127,53 +142,104 @@ impl Client {
 
     /// Asks one agent, through the data plane.
     ///
+    /// A node that cannot be reached is passed over for the next; a call that broke off with its node goes to the
+    /// next if the task is [idempotent](Task::idempotent).
+    ///
     /// # Errors
     /// The data plane cannot be reached, there is no such agent, or it did not answer.
     pub async fn ask(&self, to: &To, task: Task) -> Result<Reply, Error> {
-        let link = self.data.link().await?;
-        let hints = task.hints.clone();
-        let mut request = Request::new(request(task));
-        let (key, name) = match to {
-            To::Agent(id) => (wire::AGENT, id),
-            To::Capability(capability) => (wire::CAPABILITY, capability),
-        };
-        let given = [
-            Some(("the call's target", key, name.clone())),
-            hints.idempotent.then(|| ("idempotent", wire::IDEMPOTENT, "true".to_owned())),
-            hints.strategy.map(|strategy| ("the task's strategy", wire::STRATEGY, strategy)),
-            hints.affinity.map(|affinity| ("the task's affinity", wire::AFFINITY, affinity)),
-        ];
-        for (setting, key, text) in given.into_iter().flatten() {
-            let ascii = Some(&text).filter(|text| text.is_ascii());
-            let value = ascii.and_then(|text| MetadataValue::try_from(text).ok());
-            let value = value.ok_or_else(|| Error::Setting {
-                name: setting,
-                problem: format!("is {text:?}; a header carries visible ASCII only"),
-            })?;
-            request.metadata_mut().insert(key, value);
+        let idempotent = task.hints.idempotent;
+        let metadata = metadata(to, &task)?;
+        let deadline = task.deadline;
+        let message = request(task);
+        let first = self.turn.fetch_add(1, Relaxed);
+        let mut last = None;
+        for lane in (0..self.data.len()).map(|n| &self.data[(first + n) % self.data.len()]) {
+            let link = match lane.link().await {
+                Ok(link) => link,
+                Err(e) => {
+                    last = Some(e);
+                    continue;
+                }
+            };
+            let mut request = Request::new(AgentRequest { timeout_ms: left(deadline), ..message.clone() });
+            *request.metadata_mut() = metadata.clone();
+            let mut client = ConfidenceAgentClient::with_origin(link.clone(), link.origin);
+            match client.analyze(request).await {
+                Ok(response) => {
+                    let result = response.into_inner();
+                    return Ok(Reply { agent: result.agent_id.clone(), answer: answer(result) });
+                }
+                // A status that was made here says that the connection broke; what the agent did is unknown.
+                Err(status) if idempotent && status.source().is_some() => {
+                    last = Some(failed("Analyze")(status));
+                }
+                Err(status) => return Err(failed("Analyze")(status)),
+            }
         }
-        let mut client = ConfidenceAgentClient::with_origin(link.clone(), link.origin);
-        let result = client.analyze(request).await.map_err(failed("Analyze"))?.into_inner();
-        Ok(Reply { agent: result.agent_id.clone(), answer: answer(result) })
+        Err(last.expect("there is a node"))
     }
 }
 
+/// What tells a node whom a task is for, and what it may do with it.
+fn metadata(to: &To, task: &Task) -> Result<MetadataMap, Error> {
+    let (key, name) = match to {
+        To::Agent(id) => (wire::AGENT, id),
+        To::Capability(capability) => (wire::CAPABILITY, capability),
+    };
+    let hints = &task.hints;
+    let given = [
+        Some(("the call's target", key, name.as_str())),
+        hints.idempotent.then_some(("idempotent", wire::IDEMPOTENT, "true")),
+        hints.strategy.as_deref().map(|strategy| ("the task's strategy", wire::STRATEGY, strategy)),
+        hints.affinity.as_deref().map(|affinity| ("the task's affinity", wire::AFFINITY, affinity)),
+    ];
+    let mut metadata = MetadataMap::new();
+    for (setting, key, text) in given.into_iter().flatten() {
+        let ascii = Some(text).filter(|text| text.is_ascii());
+        let value = ascii.and_then(|text| MetadataValue::try_from(text).ok());
+        let value = value.ok_or_else(|| Error::Setting {
+            name: setting,
+            problem: format!("is {text:?}; a header carries visible ASCII only"),
+        })?;
+        metadata.insert(key, value);
+    }
+    Ok(metadata)
+}
+
 impl Client {
+    /// A node that can be reached.
+    async fn node(&self) -> Result<Link, Error> {
+        let first = self.turn.fetch_add(1, Relaxed);
+        let mut last = None;
+        for n in 0..self.data.len() {
+            match self.data[(first + n) % self.data.len()].link().await {
+                Ok(link) => return Ok(link),
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(last.expect("there is a node"))
+    }
+
     /// Asks many agents one question, through the data plane; their answers come one by one. Dropping what is returned
     /// cancels whoever is still asked.
     ///
     /// # Errors
     /// The data plane cannot be reached. What it refuses, [`Asked::next`] says.
     pub async fn ask_many(&self, many: &Many, task: Task) -> Result<Asked, Error> {
-        let link = self.data.link().await?;
+        let link = self.node().await?;
         let mut client = DataPlaneClient::with_origin(link.clone(), link.origin);
         let events = client.fan_out(many.request(request(task))).await.map_err(failed("FanOut"))?;
         Ok(Asked::new(events.into_inner()))
     }
 }
 
+fn left(deadline: Option<Instant>) -> i32 {
+    millis(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())))
+}
+
 fn request(task: Task) -> AgentRequest {
-    let timeout_ms = millis(task.remaining());
+    let timeout_ms = left(task.deadline);
     AgentRequest {
         task_id: task.id,
         task_description: task.description,
