@@ -44,7 +44,7 @@ impl Target {
     /// The flag or `PARALLAX_API_URL`; else the instance of the data directory; else where the settings have it.
     fn find(args: &Args) -> Result<Self> {
         let settings = Settings::load(args, &[])?.settings;
-        let running = || instance::running(&settings.data_dir)?.http;
+        let running = || instance::running(&settings.data_dir).iter().find_map(|found| found.http);
         let url = args.api_url.clone();
         let url =
             url.unwrap_or_else(|| format!("https://{}", running().unwrap_or(settings.control_plane.http)));

@@ -41,14 +41,14 @@ pub enum Role {
 /// # Errors
 /// Settings, a port, a directory, a certificate or a store that cannot be used.
 pub async fn run(args: &Args, start: &args::Start) -> Result {
-    if start.detached {
-        return detach(args, start).await;
-    }
     let role = match (start.control_plane_only, start.data_plane_only) {
         (true, _) => Role::ControlPlane,
         (_, true) => Role::DataPlane,
         _ => Role::Both,
     };
+    if start.detached {
+        return detach(args, start, role).await;
+    }
     serve(args, &start.serve, role).await
 }
 
@@ -83,7 +83,7 @@ impl Planes {
     /// # Errors
     /// As [`run`].
     pub async fn start(settings: Settings, role: Role) -> Result<Self> {
-        let owned = Owned::take(&settings.data_dir)?;
+        let owned = Owned::take(&settings.data_dir, role)?;
         let env = System::shared();
         let life = Lifecycle::new();
         let addresses = match planes(&settings, role, &env, &life).await {
@@ -144,7 +144,10 @@ async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Life
         let named = own.control_plane.split(',').map(str::trim).filter(|named| !named.is_empty());
         let mut control_planes: Vec<_> = named.map(str::to_owned).collect();
         if control_planes.is_empty() {
-            control_planes.push(addresses.grpc.unwrap_or(settings.control_plane.grpc).to_string());
+            // This process's, one that runs in the same directory, or where the settings have it.
+            let beside = || instance::running(&settings.data_dir).iter().find_map(|found| found.grpc);
+            let grpc = addresses.grpc.or_else(beside).unwrap_or(settings.control_plane.grpc);
+            control_planes.push(grpc.to_string());
         }
         let defaults = own.over(parallax_data_plane::Config::default());
         let node_id =
@@ -281,12 +284,12 @@ pub fn shutdown_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// The same command without `-d`, on its own, until it is ready.
-async fn detach(args: &Args, start: &args::Start) -> Result {
+async fn detach(args: &Args, start: &args::Start, role: Role) -> Result {
     let data_dir = Settings::load(args, &start.serve.flags())?.settings.data_dir;
-    if instance::running(&data_dir).is_some() {
+    if instance::is_occupied(&data_dir, role) {
         return Err(instance::occupied(&data_dir));
     }
-    let log_file = data_dir.join("parallax.log");
+    let log_file = data_dir.join(if role == Role::DataPlane { "data-plane.log" } else { "parallax.log" });
     let unusable = |e| instance::unusable(&data_dir, &e);
     instance::make_private(&data_dir).map_err(unusable)?;
     let log = std::fs::File::create(&log_file).map_err(unusable)?;
@@ -299,7 +302,8 @@ async fn detach(args: &Args, start: &args::Start) -> Result {
     let up = async {
         loop {
             // Not what a killed process has left there.
-            if let Some(own) = instance::running(&data_dir).filter(|found| Some(found.pid) == child.id()) {
+            let running = instance::running(&data_dir);
+            if let Some(own) = running.into_iter().find(|found| Some(found.pid) == child.id()) {
                 return Ok(own);
             }
             if let Ok(Some(_)) = child.try_wait() {

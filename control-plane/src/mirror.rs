@@ -18,6 +18,8 @@ use crate::error::Result;
 
 /// Before a store that cannot be followed is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a write waits for its own change to be seen: a watch that falls silent is replaced by then.
+const SEEN: Duration = Duration::from_secs(10);
 
 /// What a store tells.
 pub(crate) enum News {
@@ -108,10 +110,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         self.revision.send_replace(revision);
     }
 
-    /// Waits until a revision shows here that we have written.
+    /// Waits until a revision shows here that we have written. If the store went away meanwhile, it shows when the store
+    /// is back.
     pub(crate) async fn seen(&self, revision: Revision) {
-        // The sender lives as long as this does.
-        self.revision.subscribe().wait_for(|seen| *seen >= revision).await.ok();
+        let mut revisions = self.revision.subscribe();
+        tokio::time::timeout(SEEN, revisions.wait_for(|seen| *seen >= revision)).await.ok();
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Arc<T>> {

@@ -112,6 +112,12 @@ impl Pattern {
         Err(InvalidPattern { origin: origin.to_owned(), report: report.join("\n"), diagnostics: found })
     }
 
+    /// Whether its script runs other patterns.
+    #[must_use]
+    pub fn runs_others(&self) -> bool {
+        self.script.contains("executePattern")
+    }
+
     /// Checks that it is the one that the caller speaks of; an empty text means whichever.
     ///
     /// # Errors
@@ -254,6 +260,29 @@ impl Catalog {
             self.uploads.all(tenant).filter_map(|(name, upload)| Some((name, upload.pattern().ok()?))),
         );
         all.into_values().collect()
+    }
+
+    /// The version that each name means to a tenant now.
+    #[must_use]
+    pub fn current(&self, tenant: &str) -> BTreeMap<String, String> {
+        let version = |pattern: &Arc<Pattern>| (pattern.header.name.clone(), pattern.header.version.clone());
+        self.list(tenant).iter().map(version).collect()
+    }
+
+    /// A pattern in the version that `versions` has for it, as long as that is there; else in the current one: of a
+    /// directory's file only the last is.
+    ///
+    /// # Errors
+    /// As [`Catalog::get`].
+    pub fn pinned(
+        &self,
+        tenant: &str,
+        name: &str,
+        versions: &BTreeMap<String, String>,
+    ) -> Result<Arc<Pattern>> {
+        let pin = versions.iter().find(|(pinned, _)| normal(pinned) == normal(name));
+        let pinned = pin.and_then(|(_, version)| self.get(tenant, name, version).ok());
+        pinned.map_or_else(|| self.get(tenant, name, ""), Ok)
     }
 
     /// The files of the directory that are not in force, and why.

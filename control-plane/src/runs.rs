@@ -3,7 +3,12 @@
 //! Each process owns the runs that it drives, under a name of its own that it keeps alive in the store. What it asks
 //! of a run that another process drives goes through the store, and what it shows of it is read there.
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parallax_prism::Program;
@@ -110,6 +115,8 @@ pub struct Request {
     pub options: Options,
     /// The run that this one does over.
     pub origin: Option<Origin>,
+    /// Of a run within another: what names meant when that began.
+    pub versions: BTreeMap<String, String>,
 }
 
 impl Runs {
@@ -187,6 +194,9 @@ impl Runs {
         let adhoc = request.script.is_some();
         let pattern = match request.script {
             Some(script) => Arc::new(Pattern::validate("(adhoc)", &script)?.0),
+            None if request.version.is_empty() => {
+                self.context().catalog.pinned(&key.tenant, &request.pattern, &request.versions)?
+            }
             None => self.context().catalog.get(&key.tenant, &request.pattern, &request.version)?,
         };
         pattern.accept(&request.input)?;
@@ -212,6 +222,11 @@ impl Runs {
             agents: agents.iter().map(|agent| (**agent).clone()).collect(),
             adhoc,
             origin: request.origin,
+            versions: match pattern.runs_others() {
+                true if request.versions.is_empty() => self.context().catalog.current(&key.tenant),
+                true => request.versions,
+                false => BTreeMap::new(),
+            },
         };
         let at = self.context().env.now();
         let mut entries = vec![Entry { at, event: Event::Started(Box::new(start)) }];
@@ -408,6 +423,7 @@ impl Runs {
             input: start.input,
             options: start.options,
             origin: Some(Origin { run: key.id.clone(), from: None }),
+            ..Request::default()
         };
         self.start(&key.tenant, request).await
     }

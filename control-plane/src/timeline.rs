@@ -175,6 +175,7 @@ mod tests {
             agents: vec![],
             adhoc: false,
             origin: None,
+            versions: std::collections::BTreeMap::new(),
         };
         let entries: Vec<Entry> = [
             (0, Event::Started(Box::new(start))),

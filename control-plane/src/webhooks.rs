@@ -135,6 +135,8 @@ impl Webhooks {
         self.0.store.put(&path, value, None, Expect::Absent).await?;
         match self.0.runs.start_as(key, request).await {
             Ok(key) => Ok(key),
+            // If the run is there after all, it is told of.
+            Err(e @ Error::Store(StoreError::InDoubt { .. })) => Err(e),
             Err(e) => {
                 self.0.store.delete(&path, Expect::Anything).await?;
                 Err(e)

@@ -73,6 +73,9 @@ pub struct Start {
     /// The run that this one does over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// Of a script that runs other patterns: the version that each name meant then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, String>,
 }
 
 /// Which run another does over, and how much of it.

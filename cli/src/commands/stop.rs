@@ -16,21 +16,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: &Args) -> Result {
     let dir = settings::data_dir(args)?;
-    let Some(addresses) = instance::running(&dir) else {
+    let running = instance::running(&dir);
+    if running.is_empty() {
         return Err(Exit::new(Code::NotRunning, format!("no instance runs in {}", dir.display())));
-    };
-    let pid = i32::try_from(addresses.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| Exit::failed(format!("{} is no process id", addresses.pid)))?;
-    kill_process(pid, Signal::TERM)
-        .map_err(|e| Exit::failed(format!("process {} cannot be stopped: {e}", addresses.pid)))?;
-    let gone = async {
-        while instance::running(&dir).is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone)
-        .await
-        .map_err(|_| Exit::failed(format!("process {} still runs after {PATIENCE:?}", addresses.pid)))?;
-    print(format_args!("stopped (process {})", addresses.pid));
+    }
+    // The control plane first, while it has a data plane to end its runs with.
+    for pid in running.iter().map(|addresses| addresses.pid) {
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let process = process.ok_or_else(|| Exit::failed(format!("{pid} is no process id")))?;
+        kill_process(process, Signal::TERM)
+            .map_err(|e| Exit::failed(format!("process {pid} cannot be stopped: {e}")))?;
+        let gone = async {
+            while instance::running(&dir).iter().any(|addresses| addresses.pid == pid) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone)
+            .await
+            .map_err(|_| Exit::failed(format!("process {pid} still runs after {PATIENCE:?}")))?;
+        print(format_args!("stopped (process {pid})"));
+    }
     Ok(())
 }

@@ -1,43 +1,35 @@
-//! Two control planes, two data-plane nodes and five agents on real stores, while the planes are killed again and again.
+//! Two control planes, two data-plane nodes, five agents and the stores, while all of them are killed again and again.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::Arc,
+    io::Write,
+    path::PathBuf,
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::Method;
 use jiff::Timestamp;
 use parallax_runtime::{
-    env::{Env, Simulated, System},
+    env::{Env, Simulated},
     store::servers::{etcd::Etcd, postgres::Postgres},
 };
-use parallax_sdk::{Answer, Task, TlsOptions, agent};
-use parallax_security::{Authority, Expect, Identity, Kind, Tls};
-use parking_lot::Mutex;
+use parallax_sdk::{Answer, Server, Task, agent};
+use parallax_security::{Files, Kind};
 use serde_json::{Value as Json, json};
-use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Child,
-};
+use tokio::process::Command;
 
-use crate::{
-    program::parallax,
-    world::{join, soon},
-};
+use crate::processes::{Cluster, Process, free_ports};
 
 const RUNS: usize = 100;
+const PLANES: usize = 2;
+const NODES: usize = 2;
 const AGENTS: usize = 5;
-const KILLS: usize = 12;
+const MEMBERS: usize = 3;
+/// Each process there is, the database, and as many again by chance.
+const KILLS: usize = PLANES + NODES + AGENTS + MEMBERS + 1 + 4;
 
-/// Asks one after the other, then several at once, and sleeps between: a kill finds it in every state.
+/// Asks one after the other, then all at once, and sleeps between: a kill finds it in every state. Whoever does not
+/// answer is asked again.
 const PATTERN: &str = "/**
  * @name errands
  * @version 1.0.0
@@ -47,133 +39,90 @@ const PATTERN: &str = "/**
 said = []
 last = input.n
 for a in agents {
-    last = a.analyze(\"errand\", { after: last })
+    answer = null
+    for i in range(500) {
+        if (answer === null) {
+            try { answer = a.analyze(\"errand\", { after: last }) } catch (e) { sleep(100) }
+        }
+    }
+    last = answer
     said = said.push(last)
 }
 sleep(5)
-all = parallel(agents.map(a => () => a.analyze(\"again\", { n: input.n })))
+all = []
+for i in range(500) {
+    if (all.length === 0) {
+        try {
+            all = parallel(agents.map(a => () => a.analyze(\"again\", { n: input.n })))
+        } catch (e) { sleep(100) }
+    }
+}
 ({ said: said, again: all.length, at: now() }) ~> 0.9
 ";
 
-/// A process of the cluster, which can be killed and comes back as it was.
-struct Process {
-    role: &'static str,
-    dir: PathBuf,
-    child: Child,
+/// Whose agent this process is, in the environment of one that the test starts.
+const AGENT: &str = "PARALLAX_TEST_AGENT";
+
+/// An agent of the test below, in a process of its own: it writes down each call before it answers.
+#[tokio::test]
+#[ignore = "a process of another test"]
+async fn agent_process() {
+    let Some(n) = std::env::var(AGENT).ok() else { return };
+    let n: usize = n.parse().unwrap();
+    let calls = PathBuf::from(std::env::var_os("PARALLAX_TEST_CALLS").unwrap());
+    let calls = std::fs::File::options().create(true).append(true).open(calls).unwrap();
+    let answering = agent(&format!("agent-{n}")).answer(move |task: Task| {
+        let line = format!("{} {}\n", task.effect.unwrap_or_default(), Timestamp::now());
+        (&calls).write_all(line.as_bytes()).unwrap();
+        async move {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            Answer::new(n, 0.9)
+        }
+    });
+    let mut handle = Server::new(answering).bind().await.unwrap();
+    handle.registered().await;
+    println!("\nready");
+    std::future::pending::<()>().await;
 }
 
-impl Process {
-    async fn start(role: &'static str, dir: PathBuf) -> Self {
-        let child = Self::run(role, &dir).await;
-        Self { role, dir, child }
-    }
-
-    async fn run(role: &str, dir: &Path) -> Child {
-        let config = dir.join("parallax.toml");
-        let mut command = parallax(dir, &[role, "--config", config.to_str().unwrap()]);
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        soon(async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                if line.starts_with("ready") {
-                    return;
-                }
-            }
-            panic!("{role}: {}", std::fs::read_to_string(dir.join("log")).unwrap());
-        })
-        .await;
-        child
-    }
-
-    async fn kill(&mut self) {
-        self.child.kill().await.unwrap();
-        self.child = Self::run(self.role, &self.dir).await;
-    }
+async fn start_agent(cluster: &Cluster, n: usize, registry: u16) -> Process {
+    let Files { ca, cert, key } = cluster.files(Kind::Agent, &format!("agent-{n}"));
+    let calls = calls(cluster, n);
+    Process::start(calls.with_extension("log"), move || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["chaos::agent_process", "--exact", "--ignored", "--nocapture"]).env_clear();
+        command.env(AGENT, n.to_string()).env("PARALLAX_TEST_CALLS", &calls);
+        command.env("PARALLAX_REGISTRY", format!("127.0.0.1:{registry}"));
+        command.env("PARALLAX_TLS_CA", &ca).env("PARALLAX_TLS_CERT", &cert).env("PARALLAX_TLS_KEY", &key);
+        command
+    })
+    .await
 }
 
-/// The cluster from outside.
-struct Cluster {
-    authority: Authority,
-    dir: TempDir,
-    http: [u16; 2],
-}
-
-impl Cluster {
-    fn files(&self, kind: Kind, id: &str) -> parallax_security::Files {
-        let identity = Identity::new("default", kind, id).unwrap();
-        self.authority.bundle(&identity, &self.dir.path().join("tls"), System.system_time()).unwrap()
-    }
-
-    fn home(&self, id: &str, kind: Kind, settings: &str) -> PathBuf {
-        let dir = self.dir.path().join(id);
-        std::fs::create_dir_all(&dir).unwrap();
-        let files = self.files(kind, id);
-        let tls = format!("[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n", files.ca, files.cert, files.key);
-        std::fs::write(dir.join("parallax.toml"), format!("{settings}\n{tls}")).unwrap();
-        dir
-    }
-
-    /// One request to one replica; an error is a connection that broke, or what is not JSON.
-    async fn ask(&self, replica: usize, method: Method, path: &str, body: Json) -> Result<Json, String> {
-        let tls = Tls::load(self.files(Kind::Operator, "someone"), System.system_time()).unwrap();
-        let addr = format!("127.0.0.1:{}", self.http[replica]);
-        let asked = async {
-            let stream = tls.connect(&System, &addr, &Expect::kind(Kind::ControlPlane)).await;
-            let stream = TokioIo::new(stream.map_err(|e| e.to_string())?);
-            let (mut requests, connection) =
-                http2::handshake(TokioExecutor::new(), stream).await.map_err(|e| e.to_string())?;
-            tokio::spawn(connection);
-            let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-            let request = Request::builder().method(method).uri(format!("http://{addr}{path}"));
-            let response = requests.send_request(request.body(Full::new(body)).unwrap()).await;
-            let body = response.map_err(|e| e.to_string())?.into_body().collect().await;
-            serde_json::from_slice(&body.map_err(|e| e.to_string())?.to_bytes()).map_err(|e| e.to_string())
-        };
-        tokio::time::timeout(Duration::from_secs(5), asked)
-            .await
-            .unwrap_or_else(|_| Err("no answer".to_owned()))
-    }
-
-    /// Until somebody answers as wanted.
-    async fn insist<T>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Json,
-        wanted: impl Fn(&Json) -> Option<T>,
-    ) -> T {
-        soon(async {
-            for replica in (0..2).cycle() {
-                if let Ok(answer) = self.ask(replica, method.clone(), path, body.clone()).await
-                    && let Some(found) = wanted(&answer)
-                {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            unreachable!("it cycles")
-        })
-        .await
-    }
-}
-
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+/// Where an agent writes its calls down.
+fn calls(cluster: &Cluster, n: usize) -> PathBuf {
+    cluster.dir().join(format!("agent-{n}.calls"))
 }
 
 /// When each effect was asked for, as the agents saw it.
-type Calls = Arc<Mutex<HashMap<String, Vec<Timestamp>>>>;
+fn asked(cluster: &Cluster) -> HashMap<String, Vec<Timestamp>> {
+    let mut asked = HashMap::<_, Vec<_>>::new();
+    for n in 0..AGENTS {
+        // The last line of one that was killed may be cut.
+        let text = std::fs::read_to_string(calls(cluster, n)).unwrap();
+        for (effect, at) in text.lines().filter_map(|line| line.split_once(' ')) {
+            asked.entry(effect.to_owned()).or_default().extend(at.parse::<Timestamp>());
+        }
+    }
+    asked
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_run_is_lost_and_no_journaled_call_repeated() {
-    let (Some(etcd), Some(postgres)) = (Etcd::start(1).await, Postgres::start()) else { return };
-    let dir = TempDir::new().unwrap();
-    let authority = Authority::open(&dir.path().join("ca"), System.system_time()).unwrap();
+    let (Some(mut etcd), Some(mut postgres)) = (Etcd::start(MEMBERS).await, Postgres::start()) else { return };
     let [http0, http1, grpc0, grpc1, node0, node1, admin0, admin1] = free_ports();
-    let cluster = Cluster { authority, dir, http: [http0, http1] };
-    let patterns = cluster.dir.path().join("patterns");
+    let cluster = Cluster::new(&[http0, http1]);
+    let patterns = cluster.dir().join("patterns");
     std::fs::create_dir(&patterns).unwrap();
     std::fs::write(patterns.join("errands.prism"), PATTERN).unwrap();
     let mut processes = Vec::new();
@@ -184,29 +133,17 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
             etcd.url(),
             postgres.url("postgres"),
         );
-        let home = cluster.home(id, Kind::ControlPlane, &settings);
-        processes.push(Process::start("control-plane", home).await);
+        processes.push(cluster.plane(id, Kind::ControlPlane, &settings).await);
     }
     for (id, grpc, admin) in [("node-0", node0, admin0), ("node-1", node1, admin1)] {
         let settings = format!(
             "[data_plane]\ngrpc = \"127.0.0.1:{grpc}\"\nadmin = \"127.0.0.1:{admin}\"\n\
              control_plane = \"127.0.0.1:{grpc0}, 127.0.0.1:{grpc1}\"\n[stores]\nconfidence = \"memory:\"\n"
         );
-        processes.push(Process::start("data-plane", cluster.home(id, Kind::DataPlane, &settings)).await);
+        processes.push(cluster.plane(id, Kind::DataPlane, &settings).await);
     }
-    let calls = Calls::default();
-    let mut agents = Vec::new();
     for n in 0..AGENTS {
-        let (id, calls) = (format!("agent-{n}"), calls.clone());
-        let tls = TlsOptions::Files(cluster.files(Kind::Agent, &id));
-        let answering = agent(&id).answer(move |task: Task| {
-            calls.lock().entry(task.effect.unwrap_or_default()).or_default().push(Timestamp::now());
-            async move {
-                tokio::time::sleep(Duration::from_millis(15)).await;
-                Answer::new(n, 0.9)
-            }
-        });
-        agents.push(join(&format!("127.0.0.1:{}", [grpc0, grpc1][n % 2]), answering, tls).await);
+        processes.push(start_agent(&cluster, n, [grpc0, grpc1][n % PLANES]).await);
     }
     let all = |answer: &Json| (answer["count"] == AGENTS).then_some(());
     cluster.insist(Method::GET, "/api/agents", Json::Null, all).await;
@@ -217,16 +154,34 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
             let body = json!({"patternName": "errands", "input": {"n": n}});
             let id = |answer: &Json| answer["id"].as_str().map(str::to_owned);
             accepted.push(cluster.insist(Method::POST, "/api/executions", body, id).await);
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         accepted
     };
     let killing = async {
         let chance = Simulated::new(7);
+        let pick = |below: usize| usize::try_from(chance.random() % below as u64).unwrap();
+        // Whoever has not been killed yet, then anybody.
+        let (own, mut spared) = (processes.len(), (0..=processes.len() + MEMBERS).collect::<Vec<_>>());
         for _ in 0..KILLS {
-            tokio::time::sleep(Duration::from_millis(150 + chance.random() % 250)).await;
-            let victim = usize::try_from(chance.random() % 4).unwrap();
-            processes[victim].kill().await;
+            let pause = Duration::from_millis(100 + pick(200) as u64);
+            let victim = match spared.len() {
+                0 => pick(own + MEMBERS + 1),
+                left => spared.swap_remove(pick(left)),
+            };
+            tokio::time::sleep(pause).await;
+            if victim < own {
+                processes[victim].kill().await;
+                processes[victim].run().await;
+            } else if victim < own + MEMBERS {
+                etcd.kill(victim - own);
+                tokio::time::sleep(pause).await;
+                etcd.run(victim - own);
+                etcd.up().await;
+            } else {
+                postgres.kill();
+                tokio::task::block_in_place(|| postgres.restart());
+            }
         }
     };
     let (accepted, ()) = tokio::join!(starting, killing);
@@ -236,7 +191,7 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
         let none = |answer: &Json| (answer["total"] == 0).then_some(());
         cluster.insist(Method::GET, &format!("/api/executions?status={status}"), Json::Null, none).await;
     }
-    let calls = calls.lock().clone();
+    let asked = asked(&cluster);
     let mut repeated = 0;
     for id in &accepted {
         let run = cluster
@@ -262,13 +217,13 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
                 }
                 "started" => position == 0,
                 "completed" => position + 1 == journal.len(),
-                "queued" | "admitted" => true,
+                "queued" | "admitted" | "abandoned" => true,
                 other => panic!("{other} in {run}"),
             };
             assert!(first, "once: {entry}");
         }
         for (effect, at) in resolved {
-            let asked = calls.get(&format!("{id}/{effect}")).cloned().unwrap_or_default();
+            let asked = asked.get(&format!("{id}/{effect}")).cloned().unwrap_or_default();
             assert!(
                 asked.iter().all(|asked| *asked <= at),
                 "effect {effect} was asked for after its outcome: {run}"
@@ -280,7 +235,4 @@ async fn no_run_is_lost_and_no_journaled_call_repeated() {
         assert!(cluster.insist(Method::GET, &path, Json::Null, replayed).await, "{id}");
     }
     println!("{KILLS} kills, {} runs, {repeated} calls in flight were asked again", accepted.len());
-    for agent in agents {
-        agent.shutdown();
-    }
 }

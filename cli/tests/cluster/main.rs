@@ -11,10 +11,14 @@ mod crash;
 #[cfg(feature = "cluster")]
 mod etcd;
 mod gateway;
+#[cfg(feature = "cluster")]
+mod histories;
 mod http_agents;
 mod nodes;
 mod patterns;
 mod plaintext;
+#[cfg(feature = "cluster")]
+mod processes;
 mod program;
 mod runs;
 mod schedules;

@@ -48,8 +48,7 @@ impl Driver {
                 self.call(id, target, prompt, &data, BTreeMap::new(), asked).await;
             }
             EffectKind::Pattern { name, input } => {
-                let nested =
-                    nested(self.runs.clone(), &self.key, id, name.clone(), input, &self.start.options);
+                let nested = nested(self.runs.clone(), &self.key, id, name.clone(), input, &self.start);
                 self.others.push(nested.map(move |outcome| (id, outcome)).boxed());
             }
             EffectKind::Sleep { ms } => {

@@ -29,12 +29,13 @@ pub(super) fn nested(
     effect: u64,
     name: String,
     input: &Value,
-    options: &Options,
+    start: &Start,
 ) -> impl Future<Output = Outcome> + Send + 'static {
     let key = parent.nested(effect);
     // The task is the whole run's.
-    let options = Options { task: None, ..options.clone() };
-    let request = Request { pattern: name, input: input.to_json(), options, ..Request::default() };
+    let options = Options { task: None, ..start.options.clone() };
+    let (input, versions) = (input.to_json(), start.versions.clone());
+    let request = Request { pattern: name, input, options, versions, ..Request::default() };
     let too_deep = key.depth() > MAX_NESTING;
     let fail = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
     async move {

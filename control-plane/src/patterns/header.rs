@@ -132,6 +132,10 @@ impl Header {
             return Err("needs a value".to_owned());
         }
         match key {
+            // `/api/patterns/upload` takes files.
+            "name" if super::normal(value) == "upload" => {
+                return Err("\"upload\" is a path of the API; choose another name".to_owned());
+            }
             "name" if value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) => {
                 value.clone_into(&mut self.name);
             }
@@ -213,6 +217,8 @@ mod tests {
             ]
         );
         assert!(Header::parse("1 + 1").unwrap_err()[0].contains("/**"));
+        let problems = Header::parse("/**\n * @name Up_Load\n * @version 1.0.0\n */").unwrap_err();
+        assert_eq!(problems[0], "2: @name \"upload\" is a path of the API; choose another name");
     }
 
     #[test]

@@ -81,11 +81,21 @@ impl Schedules {
             } else {
                 schedule.last = Some(Last { run: self.0.env.id(), due: time, error: None });
             }
+            let before = known.dealt_with;
             (*revision, *known) = (self.write(&schedule, Expect::At(*revision)).await?, schedule);
             if !goes_on && let Err(e) = self.begin(known).await {
-                warn!(schedule = known.name, tenant = known.tenant, "a scheduled run was not begun: {e}");
                 known.last.iter_mut().for_each(|last| last.error = Some(e.to_string()));
+                let full = matches!(e, Error::Busy { .. });
+                if full {
+                    // It is tried again, until it counts as missed.
+                    known.dealt_with = before;
+                } else {
+                    warn!(schedule = known.name, tenant = known.tenant, "a scheduled run was not begun: {e}");
+                }
                 *revision = self.write(known, Expect::At(*revision)).await?;
+                if full {
+                    return Err(e);
+                }
             }
         }
         Ok(())

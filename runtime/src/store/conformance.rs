@@ -110,6 +110,7 @@ fn started(pattern: &str) -> Entry {
         agents: vec![],
         adhoc: false,
         origin: None,
+        versions: Default::default(),
     };
     Entry { at: Timestamp::UNIX_EPOCH, event: Event::Started(Box::new(start)) }
 }

@@ -45,7 +45,8 @@ impl Registry {
     /// Changes `key` if `expect` is met; `read` reads the answer.
     ///
     /// An attempt whose answer was lost may have done it. The next does not do it twice, as `expect` is no longer met:
-    /// then `done` tells from what stands there, and the revision, whether it was ours.
+    /// then `done` tells from what stands there, and the revision, whether it was ours. If it was not, somebody else has
+    /// changed the key: after us or in our stead, which nobody knows.
     async fn change<T>(
         &self,
         key: &str,
@@ -80,8 +81,13 @@ impl Registry {
                 Some(TxnOpResponse::Get(mut found)) => found.take_kvs().pop(),
                 _ => None,
             };
-            let earlier = again.then(|| done(found.as_ref(), cluster::revision(answer.header()))).flatten();
-            earlier.ok_or_else(|| StoreError::Conflict { what: key.to_owned() })
+            let what = key.to_owned();
+            if !again {
+                return Err(StoreError::Conflict { what });
+            }
+            let problem = "another attempt may have changed it, and then somebody else".to_owned();
+            done(found.as_ref(), cluster::revision(answer.header()))
+                .ok_or(StoreError::InDoubt { what, problem })
         };
         self.cluster.call(attempt).await
     }
