@@ -1,6 +1,7 @@
 //! What durable runs cost: three steps, each asking an agent that answers at once, each step synced to disk. One at a
-//! time, then 64 in flight; on the embedded store and, when `PARALLAX_BENCH_RUNS` names one, on PostgreSQL beside it.
-//! Then 10,000 agents: how soon one that registers can be called, what lists and watches take, memory and CPU at rest.
+//! time, then 64 in flight; on the embedded store and on a PostgreSQL of the bench's own. Then 10,000 agents, on the
+//! embedded store and on an etcd: how soon one that registers can be called, what lists and watches take, memory and CPU
+//! at rest. Then how long a run stands still whose control plane is killed.
 
 use std::{
     path::Path,
@@ -21,12 +22,16 @@ use parallax_proto::registry::{
     AgentRegistration, ListAgentsRequest, RegisterRequest, RenewRequest, WatchRequest,
     registry_client::RegistryClient,
 };
-use parallax_runtime::env::{Env, System};
+use parallax_runtime::{
+    env::{Env, System},
+    store::servers::{etcd::Etcd, postgres::Postgres},
+};
 use parallax_sdk::{Answer, Client, Server, Task, TlsOptions, To, agent, json};
 use parallax_security::{Authority, Expect, Kind};
 use tonic::transport::{Channel, Endpoint};
 
 mod process;
+mod recovery;
 use process::{resident, settings};
 
 #[global_allocator]
@@ -55,18 +60,39 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 
 #[tokio::main]
 async fn main() -> Result {
-    let stores = ["embedded:runs.db".to_owned()].into_iter().chain(std::env::var("PARALLAX_BENCH_RUNS").ok());
+    let postgres = Postgres::start();
+    let etcd = Etcd::start(1).await;
+    let shared = postgres.as_ref().map(|server| server.url("postgres"));
+    println!("{}", machine()?);
     println!("{STEPS}-step durable runs, every step on disk:");
     println!(
         "{:<12}{:>10}{:>10}{:>10}{:>12}{:>12}",
         "store", "p50", "p99", "runs/s", "64: runs/s", "64: steps/s"
     );
-    for store in stores {
+    for store in [Some("embedded:runs.db"), shared.as_deref()].into_iter().flatten() {
         let dir = tempfile::tempdir()?;
-        runs(dir.path(), &store).await?;
+        runs(dir.path(), store).await?;
     }
-    let dir = tempfile::tempdir()?;
-    agents(dir.path()).await
+    for store in ["embedded:registry.db".to_owned()].into_iter().chain(etcd.as_ref().map(Etcd::url)) {
+        let dir = tempfile::tempdir()?;
+        agents(dir.path(), &store).await?;
+    }
+    if let (Some(registry), Some(runs)) = (etcd.as_ref().map(Etcd::url), shared) {
+        recovery::show(&registry, &runs).await?;
+    }
+    println!("{}", machine()?);
+    Ok(())
+}
+
+/// How busy the machine is with other things, as the kernel has it.
+fn machine() -> Result<String> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let cores = std::thread::available_parallelism()?;
+    let built = if cfg!(debug_assertions) { "not optimized" } else { "optimized" };
+    Ok(format!(
+        "load average {} on {cores} cores, {built} build\n",
+        load.split(' ').next().unwrap_or_default()
+    ))
 }
 
 async fn runs(dir: &Path, store: &str) -> Result {
@@ -122,9 +148,11 @@ async fn execute(client: &Client) -> Result {
     }
 }
 
-async fn agents(dir: &Path) -> Result {
+async fn agents(dir: &Path, store: &str) -> Result {
     let before = resident()?;
-    let planes = Planes::start(settings(dir)?, Role::Both).await.map_err(|e| e.to_string())?;
+    let mut settings = settings(dir)?;
+    store.clone_into(&mut settings.stores.registry);
+    let planes = Planes::start(settings, Role::Both).await.map_err(|e| e.to_string())?;
     let (registry, data_plane) = addresses(&planes);
     let operator = operator(dir, registry.clone())?;
     let register = |id: String| {
@@ -141,7 +169,8 @@ async fn agents(dir: &Path) -> Result {
         .collect()
         .await;
     let leases: Vec<String> = leases.into_iter().collect::<std::result::Result<_, _>>()?;
-    println!("\n{AGENTS} agents registered in {:.1?}", begun.elapsed());
+    let name = store.split(':').next().unwrap_or_default();
+    println!("\n{AGENTS} agents registered on {name} in {:.1?}", begun.elapsed());
 
     // All renew once in thirty seconds, as agents do, from now on.
     let pace = Duration::from_secs(30) / u32::try_from(AGENTS)?;

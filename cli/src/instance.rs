@@ -125,7 +125,8 @@ impl Owned {
     /// A directory that cannot be written to.
     pub fn announce(&self, addresses: &Addresses) -> Result {
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(self.state.parent().expect("it is in a directory"))?;
+            let mut file =
+                tempfile::NamedTempFile::new_in(self.state.parent().expect("it is in a directory"))?;
             file.write_all(&serde_json::to_vec_pretty(addresses)?)?;
             file.persist(&self.state)?;
             Ok::<_, std::io::Error>(())

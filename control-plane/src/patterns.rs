@@ -87,7 +87,9 @@ impl Pattern {
         let header = Header::parse(script).map_err(|problems| invalid(problems.join("\n"), vec![]))?;
         let input = header.input.as_ref().map(input::compile).transpose();
         let input = input.map_err(|problem| invalid(format!("@input: {problem}"), vec![]))?;
-        let program = compile(origin, script).map_err(|diagnostics| {
+        // What goes wrong in a run names the pattern, whichever process drives it; here, the file is wanted.
+        let program = compile(&header.name, script).or_else(|_| compile(origin, script));
+        let program = program.map_err(|diagnostics| {
             let report: Vec<_> = diagnostics.iter().map(|d| d.render(script)).collect();
             invalid(report.join("\n"), diagnostics)
         })?;

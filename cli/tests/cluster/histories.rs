@@ -169,7 +169,10 @@ async fn act(world: Arc<World>, clients: Vec<Client>, chance: Simulated) {
                     let mut leases: Vec<_> = leases.map(|(tag, (_, lease))| (*tag, lease.clone())).collect();
                     leases.sort();
                     let last = leases.len().saturating_sub(8);
-                    leases.get(last..).filter(|last| !last.is_empty()).map(|last| last[pick(last.len())].clone())
+                    leases
+                        .get(last..)
+                        .filter(|last| !last.is_empty())
+                        .map(|last| last[pick(last.len())].clone())
                 };
                 let lease = known(&world.record.lock());
                 let Some((tag, lease_id)) = lease else { continue };
@@ -194,7 +197,9 @@ async fn act(world: Arc<World>, clients: Vec<Client>, chance: Simulated) {
                 }
             }
             _ => {
-                let Ok(page) = in_time(client.list_agents(ListAgentsRequest::default())).await else { continue };
+                let Ok(page) = in_time(client.list_agents(ListAgentsRequest::default())).await else {
+                    continue;
+                };
                 let found: BTreeMap<_, _> =
                     page.agents.iter().map(|agent| (number(&agent.id), tag_of(agent))).collect();
                 let keys = (0..AGENTS).map(|agent| (agent, found.get(&agent).copied())).collect();
@@ -233,7 +238,11 @@ fn stored(value: &[u8]) -> Tag {
 }
 
 /// Hears every change from etcd itself, from one revision to another that is set when all is over.
-async fn hear(world: Arc<World>, store: Arc<dyn RegistryStore>, until: Arc<Mutex<Option<Revision>>>) -> Vec<(usize, State)> {
+async fn hear(
+    world: Arc<World>,
+    store: Arc<dyn RegistryStore>,
+    until: Arc<Mutex<Option<Revision>>>,
+) -> Vec<(usize, State)> {
     let (mut heard, mut after) = (Vec::new(), 0);
     loop {
         let Ok(mut changes) = store.watch(PREFIX, after).await else { continue };
@@ -436,7 +445,8 @@ fn judge(world: &World, planes: &[Process], heard: &[Vec<(usize, State)>], seed:
             panic!("seed {seed}, agent {agent}: {problem}");
         }
     }
-    let revision = |tag: Tag| record.heard.values().find(|(_, _, s)| s.tag == Some(tag)).map(|(_, _, s)| s.revision);
+    let revision =
+        |tag: Tag| record.heard.values().find(|(_, _, s)| s.tag == Some(tag)).map(|(_, _, s)| s.revision);
     let mut lives: BTreeMap<Life, Vec<Shown>> = BTreeMap::new();
     for (life, shown) in record.shown.iter().filter(|(life, _)| life.1 % 2 == 0) {
         lives.entry(*life).or_default().push(shown.clone());

@@ -137,6 +137,17 @@ async fn a_run_that_fails_takes_the_runs_within_along() {
 }
 
 #[tokio::test]
+async fn a_run_that_failed_is_replayed_to_the_same_failure() {
+    let world = World::start_with_patterns(&[("wrong", "", "sleep(1)\nlet x = null\nx.y.z")]).await;
+    let run = world.run("wrong", json!({})).await;
+    assert!(run["status"] == "failed" && run["error"].as_str().unwrap().contains("wrong:"), "{run}");
+    let path = format!("/api/executions/{}/replay", run["id"].as_str().unwrap());
+    let replayed = world.api().await.get(&path).await.unwrap();
+    assert_eq!(replayed["identical"], true, "{replayed}");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_run_is_replayed_without_a_call_done_over_and_compared() {
     let world = World::start_with_patterns(&[(
         "three",

@@ -7,7 +7,10 @@ use parallax_security::{Authority, Identity, Kind};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::program::{ANY_PORTS, Instance, ended, gone, parallax, run};
+use crate::{
+    program::{ANY_PORTS, Instance, ended, gone, parallax, run},
+    world::soon,
+};
 
 #[tokio::test]
 async fn it_starts_tells_its_status_and_stops() {
@@ -39,6 +42,35 @@ async fn it_starts_tells_its_status_and_stops() {
         assert_eq!(after.code, 3, "{command:?}: {}", after.err);
         after.complaint();
     }
+}
+
+#[tokio::test]
+async fn each_plane_may_have_a_process_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let start = async |flags: &[&str]| {
+        let started = run(dir.path(), &[&["start", "-d"], flags, &ANY_PORTS].concat()).await;
+        assert_eq!(started.code, 0, "{}", started.err);
+    };
+    start(&["--control-plane-only"]).await;
+    start(&["--data-plane-only"]).await;
+    // It has found the control plane, and trusts its authority.
+    soon(async {
+        loop {
+            let status = run(dir.path(), &["status", "--json"]).await;
+            let status: Json = serde_json::from_str(&status.out).unwrap();
+            if status["dataPlaneNodes"].as_array().unwrap().len() == 1 {
+                break;
+            }
+        }
+    })
+    .await;
+    for taken in [&["start"][..], &["start", "--data-plane-only"], &["start", "-d", "--control-plane-only"]] {
+        let refused = run(dir.path(), &[taken, &ANY_PORTS].concat()).await;
+        assert!(refused.code == 1 && refused.complaint().contains("already runs"), "{}", refused.err);
+    }
+    let stopped = run(dir.path(), &["stop"]).await;
+    assert_eq!((stopped.code, stopped.out.lines().count()), (0, 2), "{}{}", stopped.out, stopped.err);
+    gone(dir.path()).await;
 }
 
 /// What a start that cannot be complains of.

@@ -4,6 +4,7 @@
 mod executions;
 mod http;
 mod leases;
+mod old;
 mod openapi;
 mod patterns;
 mod registry;

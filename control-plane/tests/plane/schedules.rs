@@ -54,6 +54,42 @@ async fn of_two_planes_one_keeps_time_and_then_the_other() {
 }
 
 #[tokio::test]
+async fn a_time_that_finds_the_line_full_is_tried_again() {
+    let patterns = vec![("add", "({ sum: 1 }) ~> 0.5"), ("long", "sleep(600000)\n1 ~> 0.5")];
+    let world = World::start_with(Setup { patterns, admitted: Some((1, 0)), ..Setup::default() }).await;
+    let long = post(&world, "/api/executions", json!({"patternName": "long"})).await.json();
+    let plan = json!({"name": "often", "patternName": "add", "intervalSeconds": 3600});
+    assert_eq!(post(&world, "/api/schedules", plan.clone()).await.status, 201);
+    post(&world, "/api/schedules/often/trigger", json!({})).await.problem(429, "PARALLAX-RUN-005");
+    world
+        .http("PUT", "/api/schedules/often", &json!({"patternName": "add", "intervalSeconds": 1}).to_string())
+        .await;
+    let due = soon(async {
+        loop {
+            let last = world.get("/api/schedules/often").await.json()["lastRun"].clone();
+            if last["error"].as_str().is_some_and(|error| error.contains("send the request later")) {
+                break last["due"].clone();
+            }
+        }
+    })
+    .await;
+    let path = format!("/api/executions/{}/cancel", long["id"].as_str().unwrap());
+    assert_eq!(post(&world, &path, json!({})).await.status, 200);
+    let begun = soon(async {
+        loop {
+            let last = world.get("/api/schedules/often").await.json()["lastRun"].clone();
+            if last["error"].is_null() {
+                break last["id"].as_str().unwrap().to_owned();
+            }
+        }
+    })
+    .await;
+    let run = world.get(&format!("/api/executions/{begun}")).await.json();
+    let at = run["context"]["scheduled_for"].as_str().unwrap();
+    assert!(at >= due.as_str().unwrap(), "{run}");
+}
+
+#[tokio::test]
 async fn schedules_are_kept_paused_resumed_and_triggered() {
     let world = world(true).await;
     let plan = json!({

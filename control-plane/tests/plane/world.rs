@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) nodes_wanted: usize,
     /// Patterns beside the embedded ones: name and script.
     pub(crate) patterns: Vec<(&'static str, &'static str)>,
+    /// Of runs that are driven at once, and that wait.
+    pub(crate) admitted: Option<(usize, usize)>,
 }
 
 pub(crate) struct World {
@@ -86,6 +88,9 @@ impl World {
         let life = Lifecycle::new();
         let authority = Authority::open(&dir.path().join("ca"), System.system_time()).unwrap();
         let any = ([127, 0, 0, 1], 0).into();
+        let bounds = Bounds::default();
+        let (runs_at_once, runs_waiting) =
+            setup.admitted.unwrap_or((bounds.runs_at_once, bounds.runs_waiting));
         let config = Config {
             grpc: any,
             http: any,
@@ -94,7 +99,9 @@ impl World {
             bounds: Bounds {
                 run_timeout: Duration::from_secs(60),
                 call_timeout: Duration::from_secs(60),
-                ..Bounds::default()
+                runs_at_once,
+                runs_waiting,
+                ..bounds
             },
             advertise: None,
             private_webhooks: true,

@@ -219,10 +219,7 @@ impl Truth {
                     return Err(format!("{one:?} was told again, or too late: {place} after {before}"));
                 }
                 Some(before) if place > before + 1 && !lossy => {
-                    return Err(format!(
-                        "before {one:?} {:?} were not told",
-                        &self.order[before + 1..place]
-                    ));
+                    return Err(format!("before {one:?} {:?} were not told", &self.order[before + 1..place]));
                 }
                 Some(before) => missed += place - before - 1,
                 None => {}
@@ -295,9 +292,17 @@ mod tests {
                 vec![op(Register(1), 0, 9), op(Read(Some(1)), 1, 2), op(Read(None), 3, 4)],
                 vec![Some(1)],
             ),
-            ("a read of what is yet to be asked for", vec![op(Read(Some(1)), 0, 1), op(Register(1), 2, 3)], vec![Some(1)]),
+            (
+                "a read of what is yet to be asked for",
+                vec![op(Read(Some(1)), 0, 1), op(Register(1), 2, 3)],
+                vec![Some(1)],
+            ),
             ("a write that was lost", vec![op(Register(1), 0, 1), op(Register(2), 2, 3)], vec![Some(1)]),
-            ("an order against real time", vec![op(Register(1), 0, 1), op(Register(2), 2, 3)], vec![Some(2), Some(1)]),
+            (
+                "an order against real time",
+                vec![op(Register(1), 0, 1), op(Register(2), 2, 3)],
+                vec![Some(2), Some(1)],
+            ),
             ("an agent that nobody took away", vec![op(Register(1), 0, 1)], vec![Some(1), None]),
             (
                 "two that took away the same",
@@ -338,8 +343,13 @@ mod tests {
 
     #[test]
     fn a_replica_may_lag_and_never_goes_back() {
-        let show = |keys: &[(usize, Option<Tag>)], invoked, returned| Shown { keys: keys.to_vec(), invoked, returned };
-        let check = |shown: &[Shown], known: &[(Moment, Revision)]| truth().moves_along(shown, known, |tag| tag);
+        let show = |keys: &[(usize, Option<Tag>)], invoked, returned| Shown {
+            keys: keys.to_vec(),
+            invoked,
+            returned,
+        };
+        let check =
+            |shown: &[Shown], known: &[(Moment, Revision)]| truth().moves_along(shown, known, |tag| tag);
         let (old, both) = ([(0, Some(1)), (1, None)], [(0, Some(1)), (1, Some(7))]);
         check(&[show(&[(0, None)], 50, 51), show(&old, 52, 53), show(&both, 54, 55)], &[]).unwrap();
         check(&[show(&both, 50, 60), show(&old, 51, 52)], &[]).unwrap();
@@ -348,7 +358,15 @@ mod tests {
             ("back", vec![show(&both, 50, 51), show(&old, 52, 53)], vec![]),
             ("two keys of two moments", vec![show(&[(0, Some(2)), (1, None)], 50, 51)], vec![]),
             ("behind its own write", vec![show(&[(0, Some(1))], 52, 53)], vec![(50, 30)]),
-            ("gone, and back", vec![show(&[(0, Some(2))], 50, 51), show(&[(0, None)], 52, 53), show(&[(0, Some(2))], 54, 55)], vec![]),
+            (
+                "gone, and back",
+                vec![
+                    show(&[(0, Some(2))], 50, 51),
+                    show(&[(0, None)], 52, 53),
+                    show(&[(0, Some(2))], 54, 55),
+                ],
+                vec![],
+            ),
             ("what never was", vec![show(&[(0, Some(9))], 50, 51)], vec![]),
             ("what was yet to be asked for", vec![show(&[(1, Some(7))], 3, 4)], vec![]),
         ] {
