@@ -13,7 +13,7 @@ ifdef CI
 export PARALLAX_TEST_REQUIRE = 1
 endif
 
-.PHONY: demo test lint tools bench bench-balance bench-control bench-prism fuzz
+.PHONY: demo test lint tools bench bench-balance bench-control bench-restate bench-prism fuzz
 
 # Both planes in one process, three real agents, real sentences. Nothing to configure.
 demo:
@@ -41,9 +41,13 @@ tools:
 bench:
 	$(CARGO) bench --locked -p parallax-cli --bench overhead
 
-# Durable runs on each store, and ten thousand agents.
-bench-control:
-	$(CARGO) bench --locked -p parallax-cli --bench control
+# Durable runs on each store, ten thousand agents, and a control plane that is killed.
+bench-control: tools
+	$(CARGO) bench --locked -p parallax-cli --features cluster --bench control
+
+# The same runs on Restate, from npm, and ours.
+bench-restate: tools
+	cli/benches/beside-restate.sh
 
 # Whom the data plane asks: ten unlike agents, each way to choose, with hedges and without. About 20 minutes. What
 # it measures is waiting, so the profile of the tests does.

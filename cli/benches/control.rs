@@ -73,6 +73,10 @@ async fn main() -> Result {
         let dir = tempfile::tempdir()?;
         runs(dir.path(), store).await?;
     }
+    // The rest is nothing that another is compared with.
+    if std::env::args().any(|arg| arg == "runs") {
+        return Ok(());
+    }
     for store in ["embedded:registry.db".to_owned()].into_iter().chain(etcd.as_ref().map(Etcd::url)) {
         let dir = tempfile::tempdir()?;
         agents(dir.path(), &store).await?;
