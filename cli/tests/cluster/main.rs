@@ -15,6 +15,8 @@ mod gateway;
 mod histories;
 mod http_agents;
 mod nodes;
+#[cfg(feature = "cluster")]
+mod outage;
 mod patterns;
 mod plaintext;
 #[cfg(feature = "cluster")]

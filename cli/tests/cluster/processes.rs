@@ -13,6 +13,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parallax_runtime::env::{Env, System};
 use parallax_security::{Authority, Expect, Files, Identity, Kind, Tls};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 use tokio::{
@@ -59,6 +60,15 @@ impl Process {
     /// `kill -9`.
     pub(crate) async fn kill(&mut self) {
         self.child.take().expect("it runs").kill().await.unwrap();
+    }
+
+    /// Stands still, as if cut off from everybody, until it may go on.
+    pub(crate) async fn freeze(&self, pause: Duration) {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
+        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        tokio::time::sleep(pause).await;
+        kill_process(pid, Signal::CONT).unwrap();
     }
 
     /// What it has said so far, in all its lives.

@@ -4,7 +4,6 @@
 mod executions;
 mod http;
 mod leases;
-mod old;
 mod openapi;
 mod patterns;
 mod registry;
