@@ -217,7 +217,8 @@ impl Call {
         // Randomness costs; only an opening breaker and a rest need it.
         let spread = !matches!(verdict, Verdict::Well | Verdict::Silent);
         let random = if spread { caller.env.random() } else { 0 };
-        vitals.call_ended(self.ahead, &Ended { outcome, verdict, confidence, took }, now);
+        let ended = Ended { outcome, verdict, confidence, took, work: self.recorded.is_some() };
+        vitals.call_ended(self.ahead, &ended, now);
         vitals.settle(passes, verdict, now, random);
         self.span.record("outcome", tracing::field::debug(outcome));
         if let Some(confidence) = confidence {

@@ -46,15 +46,17 @@ impl Default for Limits {
 const SAMPLES: u64 = 32;
 /// Calls under load that make a latency.
 const LOADED: u64 = 16;
-/// Calls that met few others that make one.
+/// Calls that met few others that make one, and that make the first one.
 const LIGHT: u64 = 16;
-/// The least that the gradient can be in one move.
+const FIRST: u64 = 4;
+/// The least that the gradient can be in one move, and what it is when all calls met few others.
 const STEEPEST: f64 = 0.5;
-/// Weight of the newest interval in the unloaded latency: usually, and when nothing else is known.
+const GROWTH: f64 = 1.5;
+/// Weight of the newest interval in the unloaded latency: usually, and when it was looked for.
 const WEIGHT: (f64, f64) = (0.2, 0.7);
 /// What is left of the limit after a call was turned away or too late. Netflix's `backoffRatio`.
 const BACK_OFF: f64 = 0.9;
-/// Few calls are this part of those that were lately in flight at most.
+/// Few calls are this part of those that were lately in flight at most, or fewer than the least limit.
 const FEW: usize = 8;
 /// Intervals at the limit with no call that met few others, until the limit is divided to have some; by this.
 const BLIND: u32 = 50;
@@ -121,11 +123,11 @@ impl Limit {
     /// A call that began with so many in flight before it was answered. `now`: milliseconds of any clock.
     pub(crate) fn answered(&self, ahead: usize, took: Duration, now: u64) {
         let few = match get(&self.held) > 0.0 {
-            true => self.get().saturating_sub(1),
+            true => self.get(),
             false => self.crowd.load(Relaxed).max(self.peak.load(Relaxed)) / FEW,
         };
-        let (counted, other) =
-            if ahead <= few { (&self.light, &self.loaded) } else { (&self.loaded, &self.light) };
+        let light = ahead < few.max(self.limits.least as usize);
+        let (counted, other) = if light { (&self.light, &self.loaded) } else { (&self.loaded, &self.light) };
         let count = counted.add(took);
         let interval = u64::try_from(self.limits.interval.as_millis()).unwrap_or(u64::MAX);
         let began = self.began.load(Relaxed);
@@ -140,13 +142,13 @@ impl Limit {
     /// The agent turned a call away because it has too much to do.
     pub(crate) fn turned_away(&self, ahead: usize, now: u64) {
         #[allow(clippy::cast_precision_loss)]
-        let used = get(&self.limit).min(ahead as f64);
+        let used = self.settled().min(ahead as f64);
         self.back_off(used * BACK_OFF, now);
     }
 
     /// A call met its deadline, with so many in flight.
     pub(crate) fn too_late(&self, in_flight: usize, now: u64) {
-        let limit = get(&self.limit);
+        let limit = self.settled();
         #[allow(clippy::cast_precision_loss)]
         if in_flight as f64 >= limit / 2.0 {
             self.back_off(limit * BACK_OFF, now);
@@ -172,13 +174,14 @@ impl Limit {
         let (limit, held) = (get(&self.limit), get(&self.held));
         let before = get(&self.unloaded);
         // Too few to go by are kept for the next interval.
-        let enough = if before.is_nan() { 1 } else { LIGHT };
+        let enough = if before.is_nan() { FIRST } else { LIGHT };
         let light = if self.light.count() >= enough { self.light.take() } else { None };
         let loaded = self.loaded.take();
         let peak = self.peak.swap(0, Relaxed);
         self.crowd.store(peak.max(self.crowd.load(Relaxed) * 9 / 10), Relaxed);
         if let Some((_, mean)) = light {
-            let weight = if held > 0.0 || loaded.is_none() { WEIGHT.1 } else { WEIGHT.0 };
+            let least = limit <= self.limits.least.into();
+            let weight = if held > 0.0 || least { WEIGHT.1 } else { WEIGHT.0 };
             set(&self.unloaded, if before.is_nan() { mean } else { before + weight * (mean - before) });
         }
         if held > 0.0 {
@@ -195,7 +198,9 @@ impl Limit {
             Some((LOADED.., mean)) => self.limits.tolerance * (get(&self.unloaded) - mean).exp2(),
             _ => f64::INFINITY,
         };
-        let target = steepness.clamp(STEEPEST, 1.0) * used + used.sqrt() / 2.0;
+        // With nothing that speaks against it, faster than by the headroom.
+        let growth = if loaded.is_none() { GROWTH } else { steepness.clamp(STEEPEST, 1.0) };
+        let target = growth * used + used.sqrt() / 2.0;
         let near = used >= limit / 2.0;
         if steepness.is_nan() || steepness >= 1.0 {
             self.set(if near { limit.max(target) } else { limit });
@@ -213,6 +218,11 @@ impl Limit {
         } else {
             self.blind.store(0, Relaxed);
         }
+    }
+
+    /// The limit, or what it returns to.
+    fn settled(&self) -> f64 {
+        get(&self.limit).max(get(&self.held))
     }
 
     fn set(&self, limit: f64) {

@@ -197,6 +197,7 @@ mod tests {
                 verdict: Verdict::Well,
                 confidence: None,
                 took: Duration::from_millis(millis),
+                work: true,
             };
             vitals.call_ended(ahead, &ended, now);
             vitals.settle(passes, Verdict::Well, now, 0);

@@ -129,6 +129,7 @@ impl Vitals {
     /// The share of calls that an agent is due that is new or has recovered: 0.1 at first, 1 after
     /// [`Config::slow_start`], in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
     /// `min_weight_percent` 10.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the strategies of the balancer weigh with it"))]
     pub(crate) fn ramp(&self, now: Instant) -> f64 {
         let age = Duration::from_millis(self.millis(now).saturating_sub(self.slow_until.load(Relaxed)));
         let age = self.breakers.own().age(now).min(age);
@@ -198,7 +199,7 @@ impl Vitals {
 
     /// A call ended that began with so many `ahead` of it.
     pub(crate) fn call_ended(&self, ahead: usize, ended: &Ended, now: Instant) {
-        let Ended { outcome, verdict, confidence, took } = *ended;
+        let Ended { outcome, verdict, confidence, took, work } = *ended;
         let in_flight = self.in_flight.fetch_sub(1, Relaxed);
         self.metrics.in_flight.dec();
         self.metrics.request(metric(outcome), took);
@@ -211,7 +212,7 @@ impl Vitals {
             (Verdict::Sick, CallOutcome::DeadlineExceeded) => {
                 self.limit.too_late(in_flight, self.millis(now));
             }
-            (_, CallOutcome::Answered) => self.limit.answered(ahead, took, self.millis(now)),
+            (_, CallOutcome::Answered) if work => self.limit.answered(ahead, took, self.millis(now)),
             _ => {}
         }
         if let Some(confidence) = confidence {
@@ -227,7 +228,7 @@ impl Vitals {
         // they never make the agent look faster, or one that fails at once would be the one to ask.
         let cut_short = outcome != CallOutcome::Answered;
         self.load.observe(took, cut_short, now);
-        if cut_short && (before.is_nan() || micros < before) {
+        if !work || cut_short && (before.is_nan() || micros < before) {
             return;
         }
         let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
@@ -311,6 +312,8 @@ pub(crate) struct Ended {
     pub(crate) verdict: Verdict,
     pub(crate) confidence: Option<Confidence>,
     pub(crate) took: Duration,
+    /// Whether it asked for work. How long other calls take, such as those after its health, says nothing of that.
+    pub(crate) work: bool,
 }
 
 fn number(cell: &AtomicU64) -> Option<f64> {
@@ -364,7 +367,7 @@ mod tests {
         let (hasty, patient) = (Duration::from_millis(1), Duration::from_millis(200));
         let end = |outcome, took| {
             let ahead = vitals.call_began();
-            let ended = Ended { outcome, verdict: Verdict::Silent, confidence: None, took };
+            let ended = Ended { outcome, verdict: Verdict::Silent, confidence: None, took, work: true };
             vitals.call_ended(ahead, &ended, Instant::now());
         };
         end(CallOutcome::DeadlineExceeded, hasty);

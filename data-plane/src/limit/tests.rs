@@ -97,11 +97,7 @@ impl World {
     /// The limit, looked at each second; when it is quartered for a moment, what it returns to.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn limits(&mut self, seconds: u64) -> Vec<usize> {
-        let look = |_| {
-            let limit = &self.run(1).limit;
-            limit.get().max(get(&limit.held) as usize)
-        };
-        (0..seconds).map(look).collect()
+        (0..seconds).map(|_| self.run(1).limit.settled() as usize).collect()
     }
 }
 
@@ -185,6 +181,19 @@ async fn an_agent_that_became_slower_is_not_starved() {
     world.service = |random| 4 * steady(random);
     world.run(60);
     within(&world.limits(30), 6..=20);
+}
+
+/// One slot in two hundred callers' hands, and an agent whose work becomes a hundred times longer.
+#[tokio::test(start_paused = true)]
+async fn one_slot_is_found_and_longer_work_is_not_taken_for_a_queue_for_long() {
+    let mut world = World::new(1, 200, steady);
+    world.run(60);
+    within(&world.limits(60), 4..=8);
+    let mut world = World::new(1000, 20, steady);
+    world.run(10);
+    world.service = |random| 100 * steady(random);
+    world.run(90);
+    within(&world.limits(60), 15..=1000);
 }
 
 #[test]
