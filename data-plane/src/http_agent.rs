@@ -50,6 +50,7 @@ use crate::{
 };
 
 const TIMEOUT_MS: HeaderName = HeaderName::from_static(wire::TIMEOUT_MS);
+const LOAD: HeaderName = HeaderName::from_static(wire::LOAD);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// One worker's connections to one agent.
@@ -128,14 +129,18 @@ impl HttpAgent {
                 headers.insert(CONTENT_TYPE, JSON);
                 let response = self.exchange(Method::POST, "/analyze", headers, json.into(), probe).await?;
                 upload.answered();
-                match response.status() {
+                let mut replied = match response.status() {
                     status if status.is_success() => {
                         let result = answer(response.body(), &self.entry.agent, now());
                         reply(&result.map_err(|problem| self.bad(problem))?)
                     }
                     status if status.is_redirection() => return Err(self.bad(moved(&response))),
                     _ => refuse(&refusal(&response, &self.path("/analyze"), now())),
+                };
+                if let Some(load) = response.headers().get(&LOAD) {
+                    replied.headers_mut().insert(LOAD, load.clone());
                 }
+                replied
             }
             "GetCapabilities" if !probe => reply(&capabilities(&self.entry.agent)),
             "HealthCheck" | "GetCapabilities" => {

@@ -143,7 +143,10 @@ async fn listens(request: Request<Incoming>, seen: Seen) -> Response<Full<Bytes>
         "value": {"language": "de"}, "confidence": 0.75, "reasoning": "umlauts", "uncertainties": ["short"],
         "metadata": {"k": "v"},
     });
-    says(200, answer.to_string())
+    let mut said = says(200, answer.to_string());
+    let load = "TEXT named_metrics.in_flight=3,named_metrics.service_time_ms=12.5";
+    said.headers_mut().insert(wire::LOAD, load.parse().unwrap());
+    said
 }
 
 #[tokio::test]
@@ -181,6 +184,7 @@ async fn any_client_reaches_it_and_it_is_asked_in_json() {
     assert_eq!((answer.agent_id.as_str(), &answer.uncertainties), ("a", &vec!["short".to_owned()]));
     assert!(answer.timestamp.is_some() && answer.metadata["k"] == "v");
     assert_eq!(raw.trailers[wire::SERVED_BY], "a");
+    assert!(raw.headers.contains_key(wire::LOAD), "its load is heard as that of others");
 
     let (method, path, version, headers, body) = seen.lock().await.remove(0);
     assert_eq!((method, path.as_str(), version), (Method::POST, "/base/analyze", Version::HTTP_11));
@@ -340,7 +344,7 @@ async fn a_deadline_acts_from_outside_and_a_cancellation_reaches_the_agent() {
         let world = World::new().await;
         let (_agent, mut told) = hanging(&world, transport).await;
         let node = world.ready_node().await;
-        let metadata = [(wire::AGENT, "slow"), ("grpc-timeout", "100m")];
+        let metadata = [(wire::AGENT, "slow"), ("grpc-timeout", "1S")];
         let raw = bare(&node, request(ANALYZE, framed(b""), &metadata)).await;
         assert_eq!(raw.status().code(), Code::DeadlineExceeded, "{}", raw.status());
         hears(&mut told, "began").await;
