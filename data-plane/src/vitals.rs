@@ -227,8 +227,11 @@ impl Vitals {
         // A call that was given up would have taken longer, and one that was turned away or failed took no time:
         // they never make the agent look faster, or one that fails at once would be the one to ask.
         let cut_short = outcome != CallOutcome::Answered;
+        if !work {
+            return;
+        }
         self.load.observe(took, cut_short, now);
-        if !work || cut_short && (before.is_nan() || micros < before) {
+        if cut_short && (before.is_nan() || micros < before) {
             return;
         }
         let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
