@@ -193,6 +193,7 @@ pub(crate) enum MemberOp {
 pub(crate) struct Function {
     /// None for a lambda.
     pub(crate) name: Option<Ident>,
+    pub(crate) is_async: bool,
     pub(crate) params: Vec<Target>,
     pub(crate) rest: Option<Target>,
     pub(crate) confidence: Option<Expr>,

@@ -65,6 +65,7 @@ natives! {
     Debounce "debounce" Global 1 1
     DebounceOf "debounce" Hidden 2 2
     DebounceCall "debounce" Hidden 2 MANY
+    Deferred "call" Hidden 1 MANY
     Log "log" Console 0 MANY
     Warn "warn" Console 0 MANY
     Error "error" Console 0 MANY
@@ -142,6 +143,7 @@ impl Native {
                 | StreamCancel
                 | StreamResult
                 | DebounceCall
+                | Deferred
         )
     }
 
@@ -226,7 +228,7 @@ pub(crate) fn hidden_args(native: Native) -> usize {
     use Native::*;
     match native {
         StreamNext | StreamCancel | StreamResult => 2,
-        ConfidenceOf | ThresholdOf | GroupByOf | DebounceOf | Analyze => 1,
+        ConfidenceOf | ThresholdOf | GroupByOf | DebounceOf | Deferred | Analyze => 1,
         SortByOf | DebounceCall => 2,
         _ => usize::from(matches!(native.entry().2, Owner::Array | Owner::ExtraArray | Owner::String)),
     }

@@ -23,7 +23,7 @@ use crate::diagnostic::{Diagnostic, File, Kind, Span};
 use crate::lexer::{Names, Symbol};
 use crate::value::{Shape, Val};
 use resolve::FuncId;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// How to compile.
@@ -162,6 +162,8 @@ struct Gen<'a> {
     shape_ids: HashMap<Vec<Arc<str>>, u16>,
     /// Hoisted functions that can be called without looking them up.
     statics: HashMap<VarId, (ProtoId, usize)>,
+    /// Calls, by file and place, that are left to the `parallel` around them if the function is async.
+    deferrable: HashSet<(u32, u32)>,
     span: Span,
     facts: Facts,
 }
@@ -192,6 +194,7 @@ impl<'a> Gen<'a> {
             num_consts: HashMap::new(),
             shape_ids: HashMap::new(),
             statics: HashMap::new(),
+            deferrable: HashSet::new(),
             span: Span::default(),
             facts: Facts::default(),
         }

@@ -131,16 +131,11 @@ pub struct Answer {
 pub(crate) struct Slot {
     pub(crate) id: EffectId,
     pub(crate) form: Form,
-    settled: OnceLock<Settled>,
+    settled: OnceLock<Result<Val, Box<Raise>>>,
     /// Somebody has seen the result, so a failure is not lost.
     seen: AtomicBool,
     /// The owner has been asked.
     handed_out: AtomicBool,
-}
-
-struct Settled {
-    arrival: u64,
-    result: Result<Val, Box<Raise>>,
 }
 
 /// What an outcome becomes in the script.
@@ -170,17 +165,13 @@ impl Slot {
         }
     }
 
-    pub(crate) fn settle(&self, arrival: u64, result: Result<Val, Box<Raise>>) {
+    pub(crate) fn settle(&self, result: Result<Val, Box<Raise>>) {
         // An effect settles once; the machine forgets it afterwards.
-        let _ = self.settled.set(Settled { arrival, result });
+        let _ = self.settled.set(result);
     }
 
     pub(crate) fn value(&self) -> Option<Result<&Val, &Raise>> {
-        self.settled.get().map(|s| s.result.as_ref().map_err(|e| &**e))
-    }
-
-    pub(crate) fn arrival(&self) -> Option<u64> {
-        self.settled.get().map(|s| s.arrival)
+        self.settled.get().map(|result| result.as_ref().map_err(|e| &**e))
     }
 
     pub(crate) fn is_settled(&self) -> bool {

@@ -152,12 +152,15 @@ pub(crate) enum Body {
     },
 }
 
+#[derive(Default)]
 pub(crate) struct FnInfo {
     pub(crate) name: Arc<str>,
     pub(crate) proto: u32,
     /// Parameters before a rest parameter.
     pub(crate) params: u16,
     pub(crate) rest: bool,
+    /// Calls from `map` overlap.
+    pub(crate) is_async: bool,
 }
 
 impl Func {
@@ -350,6 +353,17 @@ impl Val {
 
     pub(crate) fn callable(&self) -> bool {
         matches!(self.plain(), Val::Func(_) | Val::Native(_))
+    }
+
+    pub(crate) fn is_async(&self) -> bool {
+        match self.plain() {
+            Val::Func(f) => match &f.body {
+                Body::Closure { info, .. } => info.is_async,
+                Body::Graded { f, .. } => f.is_async(),
+                Body::Partial { .. } => false,
+            },
+            _ => false,
+        }
     }
 
     /// Fewest and most arguments, if this is a function.

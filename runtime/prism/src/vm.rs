@@ -6,6 +6,7 @@ mod calls;
 mod collect;
 mod data;
 mod exec;
+mod fibers;
 mod futures;
 mod modules;
 mod operate;
@@ -26,7 +27,8 @@ use crate::effects::{Effect, EffectId, Slot};
 use crate::limits::Limits;
 use crate::rules::Rules;
 use crate::value::{Lazy, Object, Val};
-use std::collections::{HashMap, HashSet};
+use fibers::{Fiber, FiberId, Parked, Waiters};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tasks::Task;
@@ -36,8 +38,8 @@ pub(crate) enum Trap {
     Raise(Box<Raise>),
     /// All of these must be settled first; then the instruction runs again.
     Wait(Vec<Arc<Slot>>),
-    /// Any outcome may help; then the task on top is resumed.
-    WaitAny,
+    /// The task on top has seen to it that the fiber goes on when there is more for it to do.
+    Yield,
     /// An error that was thrown before goes on.
     Rethrow(Arc<Thrown>),
 }
@@ -127,27 +129,26 @@ struct Module {
     exports: Object,
 }
 
-/// What a run waits for.
-enum Waiting {
-    Nothing,
-    All(Vec<Arc<Slot>>),
-    /// Another arrival than the ones counted so far.
-    Any(u64),
-}
-
 /// An effect without an outcome. What it holds counts until then, whether the owner has it yet or not: that depends on
 /// how outcomes are grouped.
 struct Asked {
     slot: Arc<Slot>,
     bytes: u64,
     value: Option<Val>,
+    waiters: Waiters,
 }
 
 pub(crate) struct Vm {
     program: Arc<Inner>,
-    stack: Vec<Val>,
-    frames: Vec<Frame>,
-    handlers: Vec<Handler>,
+    /// The one that runs, or ran last.
+    fiber: Fiber,
+    parked: Parked,
+    /// Fibers that can go on, the next one first.
+    ready: VecDeque<FiberId>,
+    next_fiber: FiberId,
+    /// Places in the stacks of the parked ones.
+    parked_stack: usize,
+    spare: Vec<Fiber>,
     globals: Vec<Val>,
     /// Captured variables that may change. Free ones are listed in `free_cells`.
     cells: Vec<Val>,
@@ -161,9 +162,7 @@ pub(crate) struct Vm {
     /// `agentResults` and `successfulResults`, once made.
     made: Vec<(Lazy, Val)>,
 
-    waiting: Waiting,
     next_effect: u64,
-    arrivals: u64,
     /// Asked for and not answered.
     outstanding: HashMap<EffectId, Asked>,
     /// Asked for and not yet handed to the owner.
@@ -176,8 +175,6 @@ pub(crate) struct Vm {
     forgotten: HashSet<EffectId>,
     /// Effects of language models; their failures are errors even if nobody looks.
     insist: Vec<Arc<Slot>>,
-    /// Effects asked for under a `try`, in order.
-    watched: Vec<Arc<Slot>>,
 
     limits: Limits,
     rules: Rules,

@@ -26,6 +26,7 @@ impl Gen<'_> {
         pipe: Option<Reg>,
     ) -> Made<()> {
         self.note(steps);
+        self.note_deferrable(head, steps);
         let start = head.span;
         let mut i = 0;
         let mut cur = match self.static_call(head, steps)? {
@@ -97,7 +98,8 @@ impl Gen<'_> {
                     } else {
                         Op::Move { dst: base, src: cur }
                     });
-                    self.call(args, base, span, target)?;
+                    let deferrable = self.is_deferrable(step);
+                    self.call(args, base, span, target, deferrable)?;
                 }
             }
             self.release(mark);
@@ -120,10 +122,13 @@ impl Gen<'_> {
     }
 
     /// A call of what `base` holds.
-    fn call(&mut self, args: &[Item], base: Reg, span: Span, dst: Reg) -> Made<()> {
+    fn call(&mut self, args: &[Item], base: Reg, span: Span, dst: Reg, deferrable: bool) -> Made<()> {
         if args.len() < 250 && !args.iter().any(|a| matches!(a, Item::Spread(_))) {
             let (_, n) = self.values(args)?;
             self.span = span;
+            if deferrable {
+                self.emit(Op::Defer { n: n as u8, dst, base });
+            }
             self.emit(Op::Call { n: n as u8, dst, base });
             return Ok(());
         }
@@ -156,6 +161,9 @@ impl Gen<'_> {
         else {
             return Ok(None);
         };
+        if self.is_deferrable(&steps[0]) {
+            return Ok(None);
+        }
         let Use::Var { var, .. } = self.use_of(ident) else { return Ok(None) };
         let Some((proto, params)) = self.statics.get(&var).copied() else { return Ok(None) };
         let spread = args.iter().any(|a| matches!(a, Item::Spread(_)));
@@ -175,6 +183,42 @@ impl Gen<'_> {
         let analyze =
             steps.iter().any(|s| matches!(&s.kind, AccessKind::Member(_, name) if **name == *"analyze"));
         self.facts.calls_agents |= analyze;
+    }
+
+    /// `parallel([f(…)])`, `race([f(…)])`, `Promise.all([f(…)])`: the calls of async functions in the list overlap.
+    fn note_deferrable(&mut self, head: &Expr, steps: &[Access]) {
+        let ExprKind::Ident(ident) = &head.kind else { return };
+        let args = match (&**self.names.text(ident.name), steps) {
+            ("parallel" | "race", [Access { kind: AccessKind::Call(args), .. }, ..]) => args,
+            (
+                "Promise",
+                [
+                    Access { kind: AccessKind::Member(MemberOp::Dot, name), .. },
+                    Access { kind: AccessKind::Call(args), .. },
+                    ..,
+                ],
+            ) if **name == *"all" => args,
+            _ => return,
+        };
+        let built_in = match self.use_of(ident) {
+            Use::Var { var, .. } => self.resolved.vars[var as usize].kind == VarKind::Free,
+            _ => false,
+        };
+        let Some(Item::Expr(Expr { kind: ExprKind::Array(items), .. })) = args.first() else { return };
+        if !built_in {
+            return;
+        }
+        for item in items {
+            if let Item::Expr(Expr { kind: ExprKind::Access(_, steps), .. }) = item
+                && let [Access { kind: AccessKind::Call(_), span }] = &steps[..]
+            {
+                self.deferrable.insert((span.file, span.start));
+            }
+        }
+    }
+
+    fn is_deferrable(&self, step: &Access) -> bool {
+        self.deferrable.contains(&(step.span.file, step.span.start))
     }
 
     /// `x = x + …`, `x = x.push(…)`, `x = [...x, …]`: builds on the data of `x` in place when nobody else holds it.

@@ -21,13 +21,12 @@ impl Gen<'_> {
         });
     }
 
-    fn close(&mut self, id: ProtoId, name: Arc<str>, params: usize, rest: bool) -> Made<()> {
+    fn close(&mut self, id: ProtoId, info: FnInfo) -> Made<()> {
         let f = self.fns.pop().expect("opened before");
         let name_of = |g: &mut Self, var: VarId| g.symbol_id(g.resolved.vars[var as usize].name);
         let capture_names = f.captured.iter().map(|v| name_of(self, *v)).collect();
         let cell_names = f.cells.iter().map(|(r, v)| (*r, name_of(self, *v))).collect();
-        let info =
-            Arc::new(FnInfo { name, proto: id, params: params.min(usize::from(u16::MAX)) as u16, rest });
+        let info = Arc::new(info);
         let shared = match f.captures.is_empty() {
             true => Val::func(FuncBody::Closure { info: Arc::clone(&info), captured: Box::new([]) }).ok(),
             false => None,
@@ -48,7 +47,7 @@ impl Gen<'_> {
 
     /// Functions are numbered before they are generated, so that they can call each other.
     fn reserve(&mut self) -> ProtoId {
-        let info = Arc::new(FnInfo { name: Arc::from(""), proto: 0, params: 0, rest: false });
+        let info = Arc::new(FnInfo::default());
         self.code.protos.push(Proto {
             info,
             file: 0,
@@ -84,7 +83,7 @@ impl Gen<'_> {
         self.span = Span { start: tree.span.end, ..tree.span };
         self.emit(Op::ModuleEnd { module: file as u16 });
         self.emit(Op::Return { src: result });
-        self.close(id, Arc::from("main"), 0, false)?;
+        self.close(id, FnInfo { name: Arc::from("main"), proto: id, ..FnInfo::default() })?;
         Ok(id)
     }
 
@@ -201,7 +200,9 @@ impl Gen<'_> {
             Some(ident) => Arc::clone(self.names.text(ident.name)),
             None => Arc::from("lambda"),
         };
-        self.close(id, name, f.params.len(), f.rest.is_some())?;
+        let params = f.params.len().min(usize::from(u16::MAX)) as u16;
+        let (rest, is_async) = (f.rest.is_some(), f.is_async);
+        self.close(id, FnInfo { name, proto: id, params, rest, is_async })?;
         self.span = span;
         Ok(())
     }

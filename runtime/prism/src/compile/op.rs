@@ -76,6 +76,9 @@ pub(crate) enum Op {
     CallSpread { dst: Reg, base: Reg },
     /// A hoisted function that never changes and captures nothing. Arguments from `first`.
     CallStatic { dst: Reg, first: Reg, proto: u16 },
+    /// Before a `Call` in the list of `Promise.all`, `parallel` or `race`: an async function is left for those to call,
+    /// and the call is skipped.
+    Defer { n: u8, dst: Reg, base: Reg },
     /// `base` holds the receiver.
     CallMethod { n: u8, dst: Reg, base: Reg, name: u16 },
     Return { src: Reg },

@@ -199,7 +199,8 @@ impl<'a> Interpreter<'a> {
             | N::StreamNext
             | N::StreamCancel
             | N::StreamResult
-            | N::DebounceCall => Value::default(),
+            | N::DebounceCall
+            | N::Deferred => Value::default(),
         }
     }
 

@@ -225,9 +225,9 @@ impl Parser<'_> {
             Tok::Word(Word::Match) => return self.match_expr(),
             Tok::Word(Word::Async) if self.lambda_at(self.at + 1) => {
                 self.bump();
-                return self.lambda();
+                return self.lambda(true);
             }
-            _ if self.lambda_at(self.at) => return self.lambda(),
+            _ if self.lambda_at(self.at) => return self.lambda(false),
             Tok::Ident(_) | Tok::Word(Word::Agents) => {
                 let ident = self.ident("a name")?;
                 return Ok(Expr { kind: ExprKind::Ident(ident), span: ident.span });
@@ -345,7 +345,7 @@ impl Parser<'_> {
         arrow.is_some_and(|at| *self.tok(at) == Tok::Sign(Sign::Arrow))
     }
 
-    fn lambda(&mut self) -> Parsed<Expr> {
+    fn lambda(&mut self, is_async: bool) -> Parsed<Expr> {
         self.deeper(|p| {
             let start = p.span();
             let (params, rest) = if p.eat(Sign::LParen) {
@@ -357,7 +357,7 @@ impl Parser<'_> {
             let body =
                 if p.is(Sign::LBrace) { Body::Block(p.lambda_block()?) } else { Body::Expr(p.ternary()?) };
             let span = p.since(start);
-            let function = Function { name: None, params, rest, confidence: None, body, span };
+            let function = Function { name: None, is_async, params, rest, confidence: None, body, span };
             Ok(Expr { kind: ExprKind::Lambda(Box::new(function)), span })
         })
     }

@@ -153,10 +153,10 @@ impl Parser<'_> {
             };
         };
         match word {
-            Word::Function | Word::Fn => Ok(StmtKind::Function(Box::new(self.function()?))),
+            Word::Function | Word::Fn => Ok(StmtKind::Function(Box::new(self.function(false)?))),
             Word::Async if matches!(self.peek_at(1), Tok::Word(Word::Function | Word::Fn)) => {
                 self.bump();
-                Ok(StmtKind::Function(Box::new(self.function()?)))
+                Ok(StmtKind::Function(Box::new(self.function(true)?)))
             }
             Word::Return => {
                 self.bump();
@@ -249,7 +249,7 @@ impl Parser<'_> {
         Ok(StmtKind::Let { target, constant, init })
     }
 
-    fn function(&mut self) -> Parsed<Function> {
+    fn function(&mut self, is_async: bool) -> Parsed<Function> {
         let start = self.span();
         self.bump();
         let name = Some(self.ident("the name of the function")?);
@@ -257,7 +257,7 @@ impl Parser<'_> {
         let (params, rest) = self.params()?;
         let confidence = if self.eat(Sign::Attach) { Some(self.expr()?) } else { None };
         let body = Body::Block(self.block("before the function's body")?);
-        Ok(Function { name, params, rest, confidence, body, span: self.since(start) })
+        Ok(Function { name, is_async, params, rest, confidence, body, span: self.since(start) })
     }
 
     fn condition(&mut self, word: &str) -> Parsed<Expr> {

@@ -1,5 +1,6 @@
 //! Calling things: closures get a frame, built-ins run at once or become a task.
 
+use super::parallel::Parallel;
 use super::tasks::{After, Task, Then};
 use super::{Flow, Frame, FrameKind, Ran, Ret, Vm, Wrap};
 use crate::builtins::{self, Native};
@@ -9,12 +10,12 @@ use std::sync::Arc;
 
 impl Vm {
     pub(super) fn check_depth(&self) -> Raised<()> {
-        if self.frames.len() > self.limits.depth as usize {
+        if self.depth() > self.limits.depth as usize {
             let message = format!("calls nest more than {} deep", self.limits.depth);
             return Err(Raise::new("limit_depth", message));
         }
         // Windows of functions with very many variables.
-        if 16 * self.stack.len() as u64 > self.limits.memory {
+        if 16 * self.stacked() as u64 > self.limits.memory {
             return Err(self.out_of_memory());
         }
         Ok(())
@@ -23,14 +24,14 @@ impl Vm {
     /// Calls what lies at `at` with the `n` arguments above it. `in_place`: the arguments are on top of the stack and
     /// may become the window of the callee.
     pub(super) fn call_at(&mut self, at: usize, n: usize, ret: Ret, in_place: bool) -> Ran<Flow> {
-        if let Val::Func(f) = &self.stack[at]
+        if let Val::Func(f) = &self.fiber.stack[at]
             && let Body::Closure { info, .. } = &f.body
         {
             let info = Arc::clone(info);
             return self.enter(&info, at, n, ret, in_place);
         }
         self.force_at(at)?;
-        let callee = self.stack[at].clone();
+        let callee = self.fiber.stack[at].clone();
         self.call_value(callee, at, n, ret, in_place)
     }
 
@@ -61,7 +62,7 @@ impl Vm {
                 Val::Func(f) => match &f.body {
                     Body::Closure { info, .. } => {
                         let info = Arc::clone(info);
-                        self.stack[at] = callee;
+                        self.fiber.stack[at] = callee;
                         return self.enter(&info, at, n, ret, in_place);
                     }
                     Body::Partial { native, given } => return self.partial(*native, given, at + 1, n, ret),
@@ -103,48 +104,50 @@ impl Vm {
         let at = match in_place {
             true => at,
             false => {
-                let floor = self.stack.len();
+                let floor = self.fiber.stack.len();
                 for i in at..=at + n {
-                    let value = std::mem::replace(&mut self.stack[i], Val::Null);
-                    self.stack.push(value);
+                    let value = std::mem::replace(&mut self.fiber.stack[i], Val::Null);
+                    self.fiber.stack.push(value);
                 }
                 floor
             }
         };
         let base = at + 1;
         if info.rest {
-            let rest = self.stack.split_off(base + params);
+            let rest = self.fiber.stack.split_off(base + params);
             self.charge(48 + 16 * rest.len() as u64)?;
-            self.stack.push(Val::array(rest)?);
+            self.fiber.stack.push(Val::array(rest)?);
         }
         let regs = self.program.code.protos[info.proto as usize].regs as usize;
-        self.stack.resize(base + regs, Val::Null);
+        self.fiber.stack.resize(base + regs, Val::Null);
         let kind = FrameKind::Code { proto: info.proto, pc: 0, base: base as u32 };
         // In place, the callee itself stays where its caller keeps it.
         let floor = if in_place { base } else { at };
-        self.frames.push(Frame { floor: floor as u32, ret, kind });
+        self.fiber.frames.push(Frame { floor: floor as u32, ret, kind });
         Ok(Flow::Frame)
     }
 
     pub(super) fn call_spread(&mut self, at: usize, ret: Ret) -> Ran<Flow> {
         self.force_at(at)?;
-        let Val::Arr(args) = self.stack[at + 1].clone() else { unreachable!("arguments were collected") };
+        let Val::Arr(args) = self.fiber.stack[at + 1].clone() else {
+            unreachable!("arguments were collected")
+        };
         self.charge(16 * args.items().len() as u64)?;
         self.spend(args.items().len() / 8)?;
-        let floor = self.stack.len();
-        self.stack.push(self.stack[at].clone());
-        self.stack.extend(args.items().iter().cloned());
+        let floor = self.fiber.stack.len();
+        self.fiber.stack.push(self.fiber.stack[at].clone());
+        self.fiber.stack.extend(args.items().iter().cloned());
         let result = self.call_at(floor, args.items().len(), ret, true);
         match &result {
             // The callee's window lies above; the copies below it go when it returns.
             Ok(Flow::Frame) => {
-                let frame = self.frames.last_mut().expect("a frame was pushed");
+                let frame = self.fiber.frames.last_mut().expect("a frame was pushed");
                 frame.floor = floor as u32;
                 if let FrameKind::Task(Some(task)) = &mut frame.kind {
-                    task.rebase(&mut self.stack, floor);
+                    task.rebase(&mut self.fiber.stack, floor);
                 }
             }
-            _ => self.stack.truncate(floor),
+            _ => self.fiber.stack.truncate(floor),
         }
         result
     }
@@ -153,7 +156,7 @@ impl Vm {
         self.force_at(at)?;
         let program = Arc::clone(&self.program);
         let known = &program.code.names[name as usize];
-        let (receiver, confidence) = self.stack[at].peel();
+        let (receiver, confidence) = self.fiber.stack[at].peel();
         let method = match receiver {
             Val::Obj(object) => {
                 if let Some(callee) = object.get(&known.text) {
@@ -203,21 +206,21 @@ impl Vm {
 
     /// A built-in with its first arguments given: they are put in front of the others, on top of the stack.
     fn partial(&mut self, native: Native, given: &[Val], first: usize, n: usize, ret: Ret) -> Ran<Flow> {
-        let floor = self.stack.len();
-        self.stack.extend(given.iter().cloned());
+        let floor = self.fiber.stack.len();
+        self.fiber.stack.extend(given.iter().cloned());
         for i in first..first + n {
-            self.stack.push(self.stack[i].clone());
+            self.fiber.stack.push(self.fiber.stack[i].clone());
         }
         let result = self.native(native, floor, given.len() + n, ret);
         match &result {
             Ok(Flow::Frame) => {
-                let frame = self.frames.last_mut().expect("a frame was pushed");
+                let frame = self.fiber.frames.last_mut().expect("a frame was pushed");
                 if let FrameKind::Task(Some(task)) = &mut frame.kind {
                     frame.floor = floor as u32;
-                    task.rebase(&mut self.stack, floor);
+                    task.rebase(&mut self.fiber.stack, floor);
                 }
             }
-            _ => self.stack.truncate(floor),
+            _ => self.fiber.stack.truncate(floor),
         }
         result
     }
@@ -245,10 +248,14 @@ impl Vm {
             Started::Task(callee, task) => (callee, task),
         };
         self.check_depth()?;
-        self.stack[at..at + n].fill(Val::Null);
-        let floor = self.stack.len();
-        self.stack.push(callee);
-        self.frames.push(Frame { floor: floor as u32, ret, kind: FrameKind::Task(Some(Box::new(task))) });
+        self.fiber.stack[at..at + n].fill(Val::Null);
+        let floor = self.fiber.stack.len();
+        self.fiber.stack.push(callee);
+        self.fiber.frames.push(Frame {
+            floor: floor as u32,
+            ret,
+            kind: FrameKind::Task(Some(Box::new(task))),
+        });
         Ok(Flow::Frame)
     }
 
@@ -258,7 +265,7 @@ impl Vm {
     }
 
     fn run_native(&mut self, native: Native, at: usize, n: usize) -> Ran<Started> {
-        let args = &self.stack[at..at + n];
+        let args = &self.fiber.stack[at..at + n];
         let value = match native {
             Native::Map
             | Native::Filter
@@ -287,11 +294,11 @@ impl Vm {
             },
             Native::Push => {
                 let items = args[1..].to_vec();
-                self.stack.push(self.stack[at].clone());
-                self.stack[at] = Val::Null;
-                let top = self.stack.len() - 1;
+                self.fiber.stack.push(self.fiber.stack[at].clone());
+                self.fiber.stack[at] = Val::Null;
+                let top = self.fiber.stack.len() - 1;
                 let result = self.extend_at(top, items);
-                let array = self.stack.pop().expect("pushed above");
+                let array = self.fiber.stack.pop().expect("pushed above");
                 result?;
                 array
             }
@@ -308,6 +315,7 @@ impl Vm {
             | Native::Delay
             | Native::Sleep
             | Native::DebounceCall
+            | Native::Deferred
             | Native::All
             | Native::Parallel
             | Native::Race
@@ -337,7 +345,7 @@ impl Vm {
                 }
                 self.spend(work / 8 + parts)?;
                 self.charge(parts as u64 * 64)?;
-                let value = builtins::pure(native, &self.stack[at..at + n])?;
+                let value = builtins::pure(native, &self.fiber.stack[at..at + n])?;
                 self.charge(value.bytes())?;
                 self.spend(value.as_items().map_or(0, <[Val]>::len) / 8)?;
                 value
@@ -359,6 +367,11 @@ fn walk(native: Native, args: &[Val]) -> Raised<Started> {
     let f = function_arg(native, args, 1)?;
     let confidence = args[0].confidence();
     let task = match native {
+        // Each call on a fiber of its own.
+        Native::Map | Native::ArrayMap if f.is_async() => {
+            let map = Parallel::map(items.items(), f, confidence);
+            return Ok(Started::Task(Val::Null, Task::parallel(map)));
+        }
         Native::Map | Native::ArrayMap => Task::map(items, confidence),
         Native::Filter | Native::ArrayFilter => Task::filter(items, confidence),
         Native::Reduce | Native::ArrayReduce => {

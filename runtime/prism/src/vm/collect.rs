@@ -1,7 +1,7 @@
 //! What the run uses: steps, memory, output. Memory is counted as it is asked for; when the count reaches the limit,
 //! what is really reachable is measured, and cells that nothing refers to are freed.
 
-use super::{FrameKind, Vm, Waiting};
+use super::Vm;
 use crate::diagnostic::{Raise, Raised};
 use crate::value::{Body, Promise, Val};
 use std::collections::HashSet;
@@ -103,7 +103,7 @@ impl Vm {
             }
         }
         let asked: u64 = self.outstanding.values().map(|asked| asked.bytes).sum();
-        let live = walk.bytes + asked + 16 * (self.cells.len() + self.stack.len()) as u64;
+        let live = walk.bytes + asked + 16 * self.cells.len() as u64 + self.fiber_bytes();
         if live > self.limits.memory {
             return Err(self.out_of_memory());
         }
@@ -113,19 +113,12 @@ impl Vm {
     }
 
     fn roots(&self, note: &mut dyn FnMut(&Val)) {
-        self.stack.iter().chain(&self.globals).for_each(&mut *note);
+        self.globals.iter().for_each(&mut *note);
+        self.fiber.values(note);
+        self.parked.values().for_each(|fiber| fiber.values(note));
         note(&self.data);
         self.made.iter().for_each(|(_, v)| note(v));
         self.modules.iter().flat_map(|m| m.exports.values()).for_each(&mut *note);
-        for frame in &self.frames {
-            if let FrameKind::Task(Some(task)) = &frame.kind {
-                task.values(note);
-            }
-        }
-        if let Waiting::All(slots) = &self.waiting {
-            slots.iter().for_each(|s| note(&Val::Pending(Arc::clone(s))));
-        }
-        self.watched.iter().for_each(|s| note(&Val::Pending(Arc::clone(s))));
         self.outstanding.values().filter_map(|asked| asked.value.as_ref()).for_each(note);
     }
 }

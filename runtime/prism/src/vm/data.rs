@@ -60,7 +60,7 @@ impl Vm {
     /// Lets go of a variable that holds the very data in `reg`, so that the next instruction builds on it in place
     /// and then stores it back. Only if that instruction cannot fail, which would lose the variable.
     pub(super) fn release(&mut self, place: Place, i: u16, base: usize, reg: usize, n: usize) {
-        if !self.stack[reg + 1..=reg + n].iter().all(Val::settled) {
+        if !self.fiber.stack[reg + 1..=reg + n].iter().all(Val::settled) {
             return;
         }
         let cell_at = |v: &Val| match v {
@@ -70,17 +70,17 @@ impl Vm {
         let variable = match place {
             Place::Global => &mut self.globals[i as usize],
             Place::Cell => {
-                let cell = cell_at(&self.stack[base + i as usize]);
+                let cell = cell_at(&self.fiber.stack[base + i as usize]);
                 &mut self.cells[cell]
             }
             Place::UpCell => {
-                let Val::Func(f) = &self.stack[base - 1] else { return };
+                let Val::Func(f) = &self.fiber.stack[base - 1] else { return };
                 let Body::Closure { captured, .. } = &f.body else { return };
                 let cell = cell_at(&captured[i as usize]);
                 &mut self.cells[cell]
             }
         };
-        let same = match (&*variable, &self.stack[reg]) {
+        let same = match (&*variable, &self.fiber.stack[reg]) {
             (Val::Str(a), Val::Str(b)) => Arc::ptr_eq(a, b),
             (Val::Arr(a), Val::Arr(b)) => Arc::ptr_eq(a, b),
             _ => false,
@@ -93,13 +93,13 @@ impl Vm {
     /// `o.name`
     pub(super) fn member_at(&mut self, at: usize, name: u16) -> Ran<Val> {
         self.force_at(at)?;
-        if let Val::Str(s) = &self.stack[at] {
+        if let Val::Str(s) = &self.fiber.stack[at] {
             // Its length is counted anew each time.
             self.spend(s.len() / 64)?;
         }
         let program = Arc::clone(&self.program);
         let text = &program.code.names[name as usize].text;
-        let (target, confidence) = self.stack[at].peel();
+        let (target, confidence) = self.fiber.stack[at].peel();
         let found = match target {
             Val::Obj(object) => match object.get(text) {
                 Some(value) => Some(value.clone()),
@@ -176,7 +176,7 @@ impl Vm {
     /// `o?.name`: what is missing is a plain null.
     pub(super) fn optional_member(&mut self, at: usize, name: u16) -> Ran<Val> {
         let text = &self.program.code.names[name as usize].text;
-        let (target, confidence) = self.stack[at].peel();
+        let (target, confidence) = self.fiber.stack[at].peel();
         let found = match target {
             Val::Obj(object) => object.get(text).cloned(),
             other => self.own_member(other, name)?,
@@ -190,8 +190,8 @@ impl Vm {
     /// `o~.name`: always confident.
     pub(super) fn sure_member(&mut self, at: usize, name: u16) -> Ran<Val> {
         let text = &self.program.code.names[name as usize].text;
-        let target = self.stack[at].plain();
-        let certainty = self.stack[at].certainty();
+        let target = self.fiber.stack[at].plain();
+        let certainty = self.fiber.stack[at].certainty();
         let found = match target {
             Val::Null => None,
             Val::Obj(object) => object.get(text).cloned(),
@@ -208,8 +208,8 @@ impl Vm {
     pub(super) fn index_at(&mut self, at: usize, index: usize) -> Ran<Val> {
         self.force_at(at)?;
         self.force_at(index)?;
-        let (target, confidence) = self.stack[at].peel();
-        let value = match (target, &self.stack[index]) {
+        let (target, confidence) = self.fiber.stack[at].peel();
+        let value = match (target, &self.fiber.stack[index]) {
             (Val::Arr(array), Val::Num(i)) => {
                 let items = array.items();
                 let floored = i.floor();

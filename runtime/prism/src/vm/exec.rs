@@ -17,8 +17,8 @@ impl Vm {
         let names = &program.code.names[..];
         let consts = &program.code.consts[..];
         'frame: loop {
-            let at = self.frames.len() - 1;
-            let FrameKind::Code { proto, pc, base } = self.frames[at].kind else {
+            let at = self.fiber.frames.len() - 1;
+            let FrameKind::Code { proto, pc, base } = self.fiber.frames[at].kind else {
                 match self.drive()? {
                     Some(value) => return Ok(value),
                     None => continue 'frame,
@@ -31,7 +31,7 @@ impl Vm {
 
             macro_rules! park {
                 ($pc:expr) => {
-                    if let FrameKind::Code { pc: saved, .. } = &mut self.frames[at].kind {
+                    if let FrameKind::Code { pc: saved, .. } = &mut self.fiber.frames[at].kind {
                         *saved = $pc as u32;
                     }
                 };
@@ -43,7 +43,7 @@ impl Vm {
                         Ok(value) => value,
                         Err(error) => {
                             let trap = Trap::from(error);
-                            park!(if matches!(trap, Trap::Wait(_) | Trap::WaitAny) { pc - 1 } else { pc });
+                            park!(if matches!(trap, Trap::Wait(_)) { pc - 1 } else { pc });
                             return Err(trap);
                         }
                     }
@@ -56,7 +56,7 @@ impl Vm {
             }
             macro_rules! get {
                 ($reg:expr) => {
-                    self.stack[base + $reg as usize]
+                    self.fiber.stack[base + $reg as usize]
                 };
             }
             macro_rules! arithmetic {
@@ -86,7 +86,7 @@ impl Vm {
                         Flow::Frame => continue 'frame,
                         Flow::Value(value) => {
                             for used in $first..$first + $n as usize {
-                                self.stack[used] = Val::Null;
+                                self.fiber.stack[used] = Val::Null;
                             }
                             get!($dst) = value;
                         }
@@ -129,9 +129,9 @@ impl Vm {
                         }
                         self.globals[g as usize] = std::mem::replace(&mut get!(src), Val::Null);
                     }
-                    Op::GetUp { dst, i } => get!(dst) = captured(&self.stack[base - 1], i).clone(),
+                    Op::GetUp { dst, i } => get!(dst) = captured(&self.fiber.stack[base - 1], i).clone(),
                     Op::GetUpCell { raw, dst, i } => {
-                        let cell = cell_of(captured(&self.stack[base - 1], i));
+                        let cell = cell_of(captured(&self.fiber.stack[base - 1], i));
                         let value = self.cells[cell].clone();
                         get!(dst) =
                             match value {
@@ -145,7 +145,7 @@ impl Vm {
                             };
                     }
                     Op::SetUpCell { checked, src, i } => {
-                        let cell = cell_of(captured(&self.stack[base - 1], i));
+                        let cell = cell_of(captured(&self.fiber.stack[base - 1], i));
                         if checked {
                             let name = &names[proto.capture_names[i as usize] as usize].text;
                             tri!(writable(&self.cells[cell], name));
@@ -177,7 +177,7 @@ impl Vm {
                                 tri!(self.charge(96 + 16 * proto.captures.len() as u64));
                                 let captured = proto.captures.iter().map(|c| match c {
                                     Capture::Reg(reg) => get!(*reg).clone(),
-                                    Capture::Up(i) => captured(&self.stack[base - 1], *i).clone(),
+                                    Capture::Up(i) => captured(&self.fiber.stack[base - 1], *i).clone(),
                                 });
                                 let captured = captured.collect();
                                 tri!(Val::func(Body::Closure { info: Arc::clone(&proto.info), captured }))
@@ -306,15 +306,15 @@ impl Vm {
                         self.fuel -= 1;
                         tri!(self.check_depth());
                         let callee = &protos[proto as usize];
-                        let floor = self.stack.len();
+                        let floor = self.fiber.stack.len();
                         for arg in at!(first)..at!(first) + callee.info.params as usize {
-                            let arg = std::mem::replace(&mut self.stack[arg], Val::Null);
-                            self.stack.push(arg);
+                            let arg = std::mem::replace(&mut self.fiber.stack[arg], Val::Null);
+                            self.fiber.stack.push(arg);
                         }
-                        self.stack.resize(floor + callee.regs as usize, Val::Null);
+                        self.fiber.stack.resize(floor + callee.regs as usize, Val::Null);
                         let ret = Ret { dst: at!(dst) as u32, wrap: Wrap::None };
                         let kind = FrameKind::Code { proto: u32::from(proto), pc: 0, base: floor as u32 };
-                        self.frames.push(Frame { floor: floor as u32, ret, kind });
+                        self.fiber.frames.push(Frame { floor: floor as u32, ret, kind });
                         continue 'frame;
                     }
                     Op::CallSpread { dst, base: callee } => {
@@ -330,19 +330,21 @@ impl Vm {
                         called!(flow, dst, at!(receiver), 1 + n);
                     }
                     Op::Return { src } => {
-                        if self.frames[at].ret.wrap != Wrap::None {
+                        if self.fiber.frames[at].ret.wrap != Wrap::None {
                             tri!(self.force_at(at!(src)));
                         }
                         let value = std::mem::replace(&mut get!(src), Val::Null);
-                        let Some(frame) = self.frames.pop() else { unreachable!("the frame that runs") };
-                        self.stack.truncate(frame.floor as usize);
+                        let Some(frame) = self.fiber.frames.pop() else {
+                            unreachable!("the frame that runs")
+                        };
+                        self.fiber.stack.truncate(frame.floor as usize);
                         let value = match frame.ret.wrap {
                             Wrap::None => value,
                             wrap => wrap.apply(value, &self.rules),
                         };
-                        match self.frames.last_mut() {
+                        match self.fiber.frames.last_mut() {
                             Some(Frame { kind: FrameKind::Code { .. }, .. }) => {
-                                self.stack[frame.ret.dst as usize] = value;
+                                self.fiber.stack[frame.ret.dst as usize] = value;
                             }
                             Some(Frame { kind: FrameKind::Task(task), .. }) => {
                                 task.as_mut().expect("no task is at work").value = Some(value);
@@ -454,7 +456,7 @@ impl Vm {
     }
 
     pub(super) fn take_all(&mut self, first: usize, n: usize) -> Vec<Val> {
-        self.stack[first..first + n].iter_mut().map(|v| std::mem::replace(v, Val::Null)).collect()
+        self.fiber.stack[first..first + n].iter_mut().map(|v| std::mem::replace(v, Val::Null)).collect()
     }
 }
 

@@ -10,7 +10,7 @@
 //! model's failure that nobody looked at is an error at the end of the run; an agent's is not, for the others' answers
 //! still count.
 
-use super::{Asked, Ran, Trap, Vm};
+use super::{Asked, Ran, Trap, Vm, Waiters};
 use crate::builtins::agents;
 use crate::diagnostic::{Raise, Raised};
 use crate::effects::{Answer, Effect, EffectId, EffectKind, Form, Outcome, Slot};
@@ -30,9 +30,14 @@ impl Vm {
         let (bytes, value) = (kind.bytes(), kind.value().cloned());
         self.charge(bytes)?;
         let slot = Arc::new(Slot::new(id, form));
-        self.outstanding.insert(id, Asked { slot: Arc::clone(&slot), bytes, value });
-        if !self.handlers.is_empty() {
-            self.watched.push(Arc::clone(&slot));
+        let waiters = Waiters::default();
+        self.outstanding.insert(id, Asked { slot: Arc::clone(&slot), bytes, value, waiters });
+        if self.fiber.under_try() {
+            self.fiber.watched.push(Arc::clone(&slot));
+        }
+        // `agentResults` belongs to everybody.
+        if self.is_branch() && !matches!(form, Form::AgentResult(_)) {
+            self.note_asked(id);
         }
         self.queue.push(Effect { id, kind, span: self.span() });
         Ok(slot)
@@ -55,18 +60,18 @@ impl Vm {
 
     /// Makes sure that what is in this place of the stack is not pending.
     pub(crate) fn force_at(&mut self, at: usize) -> Ran<()> {
-        if let Val::Pending(_) = self.stack[at] {
-            self.stack[at] = self.force(&self.stack[at])?;
+        if let Val::Pending(_) = self.fiber.stack[at] {
+            self.fiber.stack[at] = self.force(&self.fiber.stack[at])?;
         }
         Ok(())
     }
 
     /// Makes sure that nothing inside is pending either.
     pub(crate) fn settle_at(&mut self, at: usize) -> Ran<()> {
-        if !self.stack[at].settled() {
-            self.spend(self.stack[at].meta().weight as usize / 8)?;
-            let settled = self.settled(&self.stack[at])?;
-            self.stack[at] = settled;
+        if !self.fiber.stack[at].settled() {
+            self.spend(self.fiber.stack[at].meta().weight as usize / 8)?;
+            let settled = self.settled(&self.fiber.stack[at])?;
+            self.fiber.stack[at] = settled;
         }
         Ok(())
     }
@@ -82,7 +87,7 @@ impl Vm {
 
     /// Takes the outcome of an effect. An error means that the owner made a mistake.
     pub(super) fn deliver(&mut self, id: EffectId, outcome: Outcome) -> Raised<()> {
-        let Some(Asked { slot, .. }) = self.outstanding.remove(&id) else {
+        let Some(Asked { slot, waiters, .. }) = self.outstanding.remove(&id) else {
             if self.forgotten.remove(&id) {
                 return Ok(());
             }
@@ -91,12 +96,12 @@ impl Vm {
             return Err(Raise::new("unknown_effect", format!("effect {} {what}", id.0)));
         };
         let result = self.converted(slot.form, outcome);
-        self.arrivals += 1;
         let insist = result.is_err() && matches!(slot.form, Form::Llm | Form::LlmResponse);
-        slot.settle(self.arrivals, result);
+        slot.settle(result);
         if insist {
             self.insist.push(slot);
         }
+        self.settled_for(waiters);
         Ok(())
     }
 
@@ -130,33 +135,29 @@ impl Vm {
     /// No longer wanted: its outcome, if it still comes, is ignored, and looking at it is an error.
     pub(super) fn cancel(&mut self, slot: &Arc<Slot>) {
         slot.see();
-        if self.outstanding.remove(&slot.id).is_none() {
-            return;
-        }
+        let Some(Asked { waiters, .. }) = self.outstanding.remove(&slot.id) else { return };
         self.held.remove(&slot.id);
         if slot.is_handed_out() {
             self.cancelled.push(slot.id);
         }
         self.forgotten.insert(slot.id);
-        self.arrivals += 1;
-        slot.settle(
-            self.arrivals,
-            Err(Raise::new("agent_failed", "the call was cancelled: enough others answered")),
-        );
+        slot.settle(Err(Raise::new("agent_failed", "the call was cancelled: enough others answered")));
+        self.settled_for(waiters);
     }
 
     /// Waits for what was asked for under the innermost `try`, and raises what failed there unseen.
     pub(super) fn end_try(&mut self) -> Ran<()> {
-        let mark = self.handlers.last().map_or(0, |h| h.mark);
-        let from = self.watched.partition_point(|s| s.id.0 < mark);
-        let open: Vec<Arc<Slot>> = self.watched[from..].iter().filter(|s| !s.is_settled()).cloned().collect();
+        let mark = self.fiber.handlers.last().map_or(0, |h| h.mark);
+        let from = self.fiber.watched.partition_point(|s| s.id.0 < mark);
+        let open: Vec<Arc<Slot>> =
+            self.fiber.watched[from..].iter().filter(|s| !s.is_settled()).cloned().collect();
         if !open.is_empty() {
             return Err(Trap::Wait(open));
         }
-        if let Some(slot) = self.watched[from..].iter().find(|s| s.unseen_failure().is_some()) {
+        if let Some(slot) = self.fiber.watched[from..].iter().find(|s| s.unseen_failure().is_some()) {
             return self.force(&Val::Pending(Arc::clone(slot))).map(|_| ());
         }
-        self.watched.truncate(from);
+        self.fiber.watched.truncate(from);
         Ok(())
     }
 

@@ -15,12 +15,12 @@ impl Vm {
         *state = ModuleState::Running;
         self.check_depth()?;
         let proto = self.program.code.mains[module as usize];
-        let floor = self.stack.len();
-        self.stack.resize(floor + self.program.code.protos[proto as usize].regs as usize, Val::Null);
+        let floor = self.fiber.stack.len();
+        self.fiber.stack.resize(floor + self.program.code.protos[proto as usize].regs as usize, Val::Null);
         // Its value goes nowhere: the main register of its own window, which is about to be cut off.
         let ret = Ret { dst: 0, wrap: Wrap::None };
         let kind = FrameKind::Code { proto, pc: 0, base: floor as u32 };
-        self.frames.push(Frame { floor: floor as u32, ret, kind });
+        self.fiber.frames.push(Frame { floor: floor as u32, ret, kind });
         Ok(true)
     }
 

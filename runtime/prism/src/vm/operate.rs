@@ -12,45 +12,45 @@ impl Vm {
         self.settle_at(b)?;
         if op == BinOp::Add
             && dst == a
-            && let Val::Str(_) = self.stack[a]
-            && self.stack[b].confidence().is_none()
+            && let Val::Str(_) = self.fiber.stack[a]
+            && self.fiber.stack[b].confidence().is_none()
         {
             return self.append_text(a, b);
         }
         if matches!(op, BinOp::Eq | BinOp::Ne | BinOp::Same | BinOp::NotSame | BinOp::SureEq | BinOp::SureNe)
         {
-            let work = ops::comparison_work(&self.stack[a], &self.stack[b])?;
+            let work = ops::comparison_work(&self.fiber.stack[a], &self.fiber.stack[b])?;
             self.spend(work / 16)?;
         }
-        let value = ops::binary(op, &self.stack[a], &self.stack[b], &self.rules)?;
+        let value = ops::binary(op, &self.fiber.stack[a], &self.fiber.stack[b], &self.rules)?;
         if let Val::Str(s) = value.plain() {
             self.charge(s.len() as u64)?;
             self.spend(s.len() / 64)?;
         }
-        self.stack[dst] = value;
+        self.fiber.stack[dst] = value;
         Ok(())
     }
 
     /// `a = a + b` where `a` is a text.
     fn append_text(&mut self, a: usize, b: usize) -> Ran<()> {
-        self.stack[b].check_weight()?;
-        let Val::Str(mut text) = std::mem::replace(&mut self.stack[a], Val::Null) else {
+        self.fiber.stack[b].check_weight()?;
+        let Val::Str(mut text) = std::mem::replace(&mut self.fiber.stack[a], Val::Null) else {
             unreachable!("checked by the caller")
         };
         let before = text.len();
         match Arc::get_mut(&mut text) {
-            Some(own) => display(own, &self.stack[b]),
+            Some(own) => display(own, &self.fiber.stack[b]),
             None => {
                 let mut copy = String::with_capacity(text.len() * 2);
                 copy.push_str(&text);
-                display(&mut copy, &self.stack[b]);
+                display(&mut copy, &self.fiber.stack[b]);
                 self.charge(before as u64)?;
                 self.spend(before / 64)?;
                 text = Arc::new(copy);
             }
         }
         let grown = text.len() - before;
-        self.stack[a] = Val::Str(text);
+        self.fiber.stack[a] = Val::Str(text);
         self.charge(grown as u64)?;
         self.spend(grown / 64)?;
         Ok(())
@@ -60,27 +60,27 @@ impl Vm {
         for at in std::iter::once(dst).chain(first..first + n) {
             self.settle_at(at)?;
         }
-        if let Val::Str(_) = self.stack[dst]
-            && self.stack[first..first + n].iter().all(|v| v.confidence().is_none())
+        if let Val::Str(_) = self.fiber.stack[dst]
+            && self.fiber.stack[first..first + n].iter().all(|v| v.confidence().is_none())
         {
             return (first..first + n).try_for_each(|b| self.append_text(dst, b));
         }
-        let mut sum = self.stack[dst].clone();
-        for v in &self.stack[first..first + n] {
+        let mut sum = self.fiber.stack[dst].clone();
+        for v in &self.fiber.stack[first..first + n] {
             sum = ops::binary(BinOp::Add, &sum, v, &self.rules)?;
         }
         if let Val::Str(s) = sum.plain() {
             self.charge(s.len() as u64)?;
         }
-        self.stack[dst] = sum;
+        self.fiber.stack[dst] = sum;
         Ok(())
     }
 
     pub(super) fn binary_with(&mut self, op: BinOp, dst: usize, a: usize, b: Val) -> Ran<()> {
-        self.stack.push(b);
-        let b = self.stack.len() - 1;
+        self.fiber.stack.push(b);
+        let b = self.fiber.stack.len() - 1;
         let result = self.binary_at(op, dst, a, b);
-        self.stack.truncate(b);
+        self.fiber.stack.truncate(b);
         result
     }
 
@@ -88,27 +88,27 @@ impl Vm {
         self.settle_at(a)?;
         self.settle_at(b)?;
         if op == BinOp::Eq {
-            let work = ops::comparison_work(&self.stack[a], &self.stack[b])?;
+            let work = ops::comparison_work(&self.fiber.stack[a], &self.fiber.stack[b])?;
             self.spend(work / 16)?;
         }
-        Ok(ops::binary(op, &self.stack[a], &self.stack[b], &self.rules)?.truthy())
+        Ok(ops::binary(op, &self.fiber.stack[a], &self.fiber.stack[b], &self.rules)?.truthy())
     }
 
     pub(super) fn truth_with(&mut self, op: BinOp, a: usize, b: f64) -> Ran<bool> {
         self.settle_at(a)?;
         let b = Val::Num(b);
-        self.spend(ops::comparison_work(&self.stack[a], &b)? / 16)?;
-        Ok(ops::binary(op, &self.stack[a], &b, &self.rules)?.truthy())
+        self.spend(ops::comparison_work(&self.fiber.stack[a], &b)? / 16)?;
+        Ok(ops::binary(op, &self.fiber.stack[a], &b, &self.rules)?.truthy())
     }
 
     pub(super) fn unary_at(&mut self, op: UnOp, dst: usize, src: usize) -> Ran<()> {
         self.force_at(src)?;
-        let mut value = ops::unary(op, &self.stack[src])?;
+        let mut value = ops::unary(op, &self.fiber.stack[src])?;
         if op == UnOp::Await {
             // What the promise held may itself be awaited.
             value = self.force(&value)?;
         }
-        self.stack[dst] = value;
+        self.fiber.stack[dst] = value;
         Ok(())
     }
 
@@ -116,24 +116,24 @@ impl Vm {
         self.force_at(value)?;
         self.force_at(confidence)?;
         self.charge(40)?;
-        let attached = ops::attach(self.stack[value].clone(), &self.stack[confidence])?;
+        let attached = ops::attach(self.fiber.stack[value].clone(), &self.fiber.stack[confidence])?;
         attached.meta().check()?;
-        self.stack[dst] = attached;
+        self.fiber.stack[dst] = attached;
         Ok(())
     }
 
     pub(super) fn text_at(&mut self, dst: usize, first: usize, n: usize) -> Ran<()> {
         for at in first..first + n {
             self.settle_at(at)?;
-            self.stack[at].check_weight()?;
+            self.fiber.stack[at].check_weight()?;
         }
         let mut out = String::new();
-        for part in &self.stack[first..first + n] {
+        for part in &self.fiber.stack[first..first + n] {
             display(&mut out, part);
         }
         self.charge(40 + out.len() as u64)?;
         self.spend(out.len() / 64)?;
-        self.stack[dst] = Val::str(out);
+        self.fiber.stack[dst] = Val::str(out);
         Ok(())
     }
 
@@ -142,8 +142,8 @@ impl Vm {
         let value = match how {
             Combine::Pipe => {
                 self.force_at(right)?;
-                let right = self.stack[right].clone();
-                match (right.confidence(), self.stack[left].confidence()) {
+                let right = self.fiber.stack[right].clone();
+                match (right.confidence(), self.fiber.stack[left].confidence()) {
                     (Some(_), _) => right,
                     (None, Some(c)) => right.sure(c),
                     (None, None) => return Err(ops::needs_confident("~|>").into()),
@@ -151,17 +151,17 @@ impl Vm {
             }
             Combine::Filter => {
                 self.settle_at(right)?;
-                ops::filter(&self.stack[left], &self.stack[right])?
+                ops::filter(&self.fiber.stack[left], &self.fiber.stack[right])?
             }
             Combine::Ternary => {
                 self.force_at(right)?;
-                let right = self.stack[right].clone();
-                let c = self.rules.ternary.combine(self.stack[left].certainty(), right.certainty());
+                let right = self.fiber.stack[right].clone();
+                let c = self.rules.ternary.combine(self.fiber.stack[left].certainty(), right.certainty());
                 right.sure(c)
             }
         };
         value.meta().check()?;
-        self.stack[dst] = value;
+        self.fiber.stack[dst] = value;
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! Effectful built-ins, and `parallel`: many calls at once, of which all, the first or a quorum count.
 
 use super::calls::{Started, array_arg, bad_argument};
+use super::fibers::{FiberId, News};
 use super::futures::kept;
-use super::tasks::{Next, Task, Then};
+use super::tasks::{After, Task, Then};
 use super::{Ran, Trap, Vm};
 use crate::builtins::{Native, agents};
 use crate::diagnostic::{Raise, Raised};
@@ -11,19 +12,28 @@ use crate::value::{Body, Object, Promise, Val, Value, text};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     All,
     First,
     Quorum(usize),
+    /// Of a `map` over an async function: any error is an error of all, and the results are as sure as the array.
+    Map(Option<f64>),
+    /// Of `Promise.all`: the same, and nothing is pending afterwards.
+    Joined,
+}
+
+impl Mode {
+    fn fails_fast(self) -> bool {
+        matches!(self, Mode::Map(_) | Mode::Joined)
+    }
 }
 
 /// One call of a `parallel`.
 enum Call {
-    /// A function, not called yet.
+    /// A function that is not called yet; of a `map`, its argument.
     Thunk(Val),
-    /// Its function is being called.
-    Starting,
+    Running(FiberId),
     Open(Arc<Slot>),
     /// Its effect is asked for, but held back.
     Held(Arc<Slot>),
@@ -33,46 +43,60 @@ enum Call {
 
 pub(super) struct Parallel {
     calls: Vec<Call>,
+    /// The function of a `map`.
+    f: Option<Val>,
     mode: Mode,
     max: usize,
     /// Calls that succeeded, in order of arrival.
     arrived: Vec<usize>,
-    open: Vec<usize>,
-    /// The call whose function is being called.
-    starting: usize,
+    /// Calls that have been started and have not ended.
+    open: usize,
     failed: usize,
     /// Calls before this one have been started.
     started: usize,
-    /// Arrivals in the run when the open calls were looked at.
-    harvested: u64,
+    /// What has become of some calls since the last look, in the order in which it did.
+    news: Vec<(usize, News)>,
 }
 
 impl Parallel {
-    fn new(items: &[Val], mode: Mode, max: usize) -> Parallel {
-        let calls = items
-            .iter()
-            .map(|item| match item {
-                Val::Pending(slot) => Call::Held(Arc::clone(slot)),
-                f if f.callable() => Call::Thunk(f.clone()),
-                Val::Promise(promise) => match &**promise {
-                    Promise::Fulfilled(Val::Pending(slot)) => Call::Held(Arc::clone(slot)),
-                    Promise::Fulfilled(value) => Call::Done(value.clone()),
-                    Promise::Rejected(reason) => Call::Failed(text(reason)),
-                },
-                value => Call::Done(value.clone()),
-            })
-            .collect();
+    fn new(calls: Vec<Call>, f: Option<Val>, mode: Mode, max: usize) -> Parallel {
         Parallel {
             calls,
+            f,
             mode,
             max,
             arrived: Vec::new(),
-            open: Vec::new(),
-            starting: 0,
+            open: 0,
             failed: 0,
             started: 0,
-            harvested: 0,
+            news: Vec::new(),
         }
+    }
+
+    fn of(items: &[Val], mode: Mode, max: usize) -> Parallel {
+        let call = |item: &Val| match item {
+            Val::Pending(slot) => Call::Held(Arc::clone(slot)),
+            f if f.callable() => Call::Thunk(f.clone()),
+            Val::Promise(promise) => match &**promise {
+                Promise::Fulfilled(Val::Pending(slot)) => Call::Held(Arc::clone(slot)),
+                Promise::Fulfilled(value) => Call::Done(value.clone()),
+                Promise::Rejected(reason) => Call::Failed(text(reason)),
+            },
+            value => Call::Done(value.clone()),
+        };
+        Parallel::new(items.iter().map(call).collect(), None, mode, max)
+    }
+
+    /// Calls the function for all items at once.
+    pub(super) fn map(items: &[Val], f: Val, confidence: Option<f64>) -> Parallel {
+        let calls = items.iter().map(|item| Call::Thunk(item.clone())).collect();
+        Parallel::new(calls, Some(f), Mode::Map(confidence), usize::MAX)
+    }
+
+    /// The results of deferred calls, and the others as they are.
+    fn joined(items: Vec<Val>) -> Parallel {
+        let call = |item: Val| if is_deferred(&item) { Call::Thunk(item) } else { Call::Done(item) };
+        Parallel::new(items.into_iter().map(call).collect(), None, Mode::Joined, usize::MAX)
     }
 
     pub(super) fn values(&self, note: &mut dyn FnMut(&Val)) {
@@ -80,121 +104,128 @@ impl Parallel {
             match call {
                 Call::Thunk(v) | Call::Done(v) => note(v),
                 Call::Open(slot) | Call::Held(slot) => note(&Val::Pending(Arc::clone(slot))),
-                Call::Starting | Call::Failed(_) => {}
+                Call::Running(_) | Call::Failed(_) => {}
             }
         }
-    }
-
-    /// An error in a function that was being called: the call failed.
-    pub(super) fn thunk_failed(&mut self, raise: &Raise) -> bool {
-        let call = &mut self.calls[self.starting];
-        if !matches!(call, Call::Starting) {
-            return false;
-        }
-        *call = Call::Failed(raise.message.clone());
-        self.failed += 1;
-        true
-    }
-
-    pub(super) fn next(&mut self, vm: &mut Vm, value: &mut Option<Val>) -> Ran<Next> {
-        if let Some(value) = value.take()
-            && let at = self.starting
-            && matches!(self.calls[at], Call::Starting)
-        {
-            self.calls[at] = match value {
-                Val::Pending(slot) => {
-                    self.open.push(at);
-                    Call::Open(slot)
-                }
-                value => {
-                    self.arrived.push(at);
-                    Call::Done(value)
-                }
-            };
-        }
-        loop {
-            self.harvest(vm.arrivals);
-            if let Some(result) = self.decided(vm)? {
-                return Ok(Next::Done(result));
+        for (_, news) in &self.news {
+            if let News::Returned(v) = news {
+                note(v);
             }
-            if self.started < self.calls.len() && self.open.len() < self.max {
-                let at = self.started;
-                self.started += 1;
-                self.starting = at;
-                match std::mem::replace(&mut self.calls[at], Call::Starting) {
-                    Call::Thunk(f) => {
-                        let callee = vm.stack.len() - 1;
-                        vm.stack[callee] = f;
-                        return Ok(Next::Call(0));
-                    }
-                    Call::Held(slot) | Call::Open(slot) => {
-                        vm.let_go(&slot);
-                        self.open.push(at);
-                        self.calls[at] = Call::Open(slot);
-                    }
-                    Call::Done(value) => {
-                        self.arrived.push(at);
-                        self.calls[at] = Call::Done(value);
-                    }
-                    Call::Failed(message) => {
-                        self.failed += 1;
-                        self.calls[at] = Call::Failed(message);
-                    }
-                    Call::Starting => unreachable!("calls are started one after the other"),
-                }
-                continue;
-            }
-            return Err(self.wait());
         }
+        self.f.iter().for_each(note);
     }
 
-    /// Takes what has arrived, in the order in which it did.
-    fn harvest(&mut self, arrivals: u64) {
-        let arrival = |at: &usize| match &self.calls[*at] {
-            Call::Open(slot) => slot.arrival(),
+    pub(super) fn tell(&mut self, branch: usize, news: News) {
+        self.news.push((branch, news));
+    }
+
+    pub(super) fn running(&self) -> impl DoubleEndedIterator<Item = FiberId> {
+        self.calls.iter().filter_map(|call| match call {
+            Call::Running(id) => Some(*id),
             _ => None,
-        };
-        // Only the newest may have been settled before it was opened. Looking at all of them for each would take n².
-        let newest = self.open.last().and_then(arrival);
-        if arrivals == std::mem::replace(&mut self.harvested, arrivals) && newest.is_none() {
-            return;
-        }
-        let mut settled: Vec<(u64, usize)> =
-            self.open.iter().filter_map(|at| Some((arrival(at)?, *at))).collect();
-        if settled.is_empty() {
-            return;
-        }
-        settled.sort_unstable();
-        for (_, at) in settled {
-            let Call::Open(slot) = &self.calls[at] else { continue };
-            slot.see();
-            self.calls[at] = match slot.value() {
-                Some(Ok(value)) => {
-                    self.arrived.push(at);
-                    Call::Done(value.clone())
+        })
+    }
+
+    /// Starts what may be started. The result, once it is certain.
+    pub(super) fn next(&mut self, vm: &mut Vm) -> Ran<Val> {
+        loop {
+            for (at, news) in std::mem::take(&mut self.news) {
+                self.learn(vm, at, news)?;
+            }
+            if let Some(result) = self.decided(vm)? {
+                return Ok(result);
+            }
+            if self.started == self.calls.len() || self.open >= self.max {
+                return Err(vm.wait_for_branches());
+            }
+            let at = self.started;
+            self.started += 1;
+            self.open += 1;
+            match std::mem::replace(&mut self.calls[at], Call::Done(Val::Null)) {
+                Call::Thunk(thunk) => {
+                    let (f, args) = match &self.f {
+                        Some(f) => (f.clone(), vec![thunk]),
+                        None => (thunk, Vec::new()),
+                    };
+                    self.calls[at] = Call::Running(vm.branch(at, f, args)?);
+                    return Err(Trap::Yield);
                 }
-                Some(Err(raise)) => {
-                    self.failed += 1;
-                    Call::Failed(raise.message.clone())
+                Call::Held(slot) => {
+                    vm.let_go(&slot);
+                    self.opened(vm, at, slot);
                 }
-                None => continue,
-            };
+                Call::Done(value) => self.succeeded(at, value),
+                Call::Failed(message) => self.failed(at, message),
+                Call::Running(_) | Call::Open(_) => unreachable!("calls are started one after the other"),
+            }
         }
-        let calls = &self.calls;
-        self.open.retain(|at| matches!(calls[*at], Call::Open(_)));
+    }
+
+    fn learn(&mut self, vm: &mut Vm, at: usize, news: News) -> Ran<()> {
+        match news {
+            News::Returned(Val::Pending(slot)) if !self.mode.fails_fast() => {
+                self.opened(vm, at, slot);
+            }
+            News::Returned(value) => self.succeeded(at, value),
+            News::Threw(thrown) if self.mode.fails_fast() => {
+                self.calls[at] = Call::Failed(String::new());
+                self.cancel_rest(vm);
+                return Err(Trap::Rethrow(thrown));
+            }
+            News::Threw(thrown) => self.failed(at, thrown.raise.message.clone()),
+            News::Settled => self.settled(at),
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, vm: &mut Vm, at: usize, slot: Arc<Slot>) {
+        vm.awaits(&slot, at);
+        let settled = slot.is_settled();
+        self.calls[at] = Call::Open(slot);
+        if settled {
+            self.settled(at);
+        }
+    }
+
+    fn settled(&mut self, at: usize) {
+        let Call::Open(slot) = &self.calls[at] else { return };
+        let slot = Arc::clone(slot);
+        slot.see();
+        match slot.value() {
+            Some(Ok(value)) => self.succeeded(at, value.clone()),
+            Some(Err(raise)) => self.failed(at, raise.message.clone()),
+            None => {}
+        }
+    }
+
+    fn succeeded(&mut self, at: usize, value: Val) {
+        self.open -= 1;
+        self.arrived.push(at);
+        self.calls[at] = Call::Done(value);
+    }
+
+    fn failed(&mut self, at: usize, message: String) {
+        self.open -= 1;
+        self.failed += 1;
+        self.calls[at] = Call::Failed(message);
     }
 
     fn decided(&mut self, vm: &mut Vm) -> Ran<Option<Val>> {
         let needed = match self.mode {
-            Mode::All => {
-                if self.started < self.calls.len() || !self.open.is_empty() {
+            Mode::All | Mode::Map(_) | Mode::Joined => {
+                if self.started < self.calls.len() || self.open > 0 {
                     return Ok(None);
                 }
                 let results = self.calls.iter().map(|call| match call {
                     Call::Done(value) => value.clone(),
                     _ => Val::Null.sure(0.0),
                 });
-                return Ok(Some(Val::array(results.collect())?));
+                let results = Val::array(results.collect())?;
+                return Ok(Some(match self.mode {
+                    Mode::Map(confidence) => results.maybe_sure(confidence),
+                    Mode::Joined => vm.settled(&results)?,
+                    _ => results,
+                }));
             }
             Mode::First => 1,
             Mode::Quorum(n) => n,
@@ -232,22 +263,12 @@ impl Parallel {
     }
 
     fn cancel_rest(&mut self, vm: &mut Vm) {
+        vm.cancel_fibers(self.running());
         for call in &self.calls {
             if let Call::Open(slot) | Call::Held(slot) = call {
                 vm.cancel(slot);
             }
         }
-    }
-
-    fn wait(&self) -> Trap {
-        if self.mode == Mode::All && self.started == self.calls.len() {
-            let open = self.calls.iter().filter_map(|c| match c {
-                Call::Open(slot) if !slot.is_settled() => Some(Arc::clone(slot)),
-                _ => None,
-            });
-            return Trap::Wait(open.collect());
-        }
-        Trap::WaitAny
     }
 }
 
@@ -265,7 +286,7 @@ impl Vm {
         self.held.extend(held.into_iter().map(|e| (e.id, e)));
     }
 
-    fn let_go(&mut self, slot: &Slot) {
+    pub(super) fn let_go(&mut self, slot: &Slot) {
         self.queue.extend(self.held.remove(&slot.id));
     }
 
@@ -309,11 +330,20 @@ impl Vm {
                 let slot = self.request(EffectKind::Sleep { ms }, Form::Sleep)?;
                 return Ok(Started::Task(args[1].clone(), Task::wait(slot, Then::Call(args[2..].to_vec()))));
             }
+            Native::Deferred => {
+                let task = Task::once(args[1..].to_vec(), After::Nothing);
+                return Ok(Started::Task(args[0].clone(), task));
+            }
             Native::All => {
                 let items = array_arg(native, args, 0)?;
                 self.spend(items.items().len())?;
                 let inner: Raised<Vec<Val>> = items.items().iter().map(awaited).collect();
-                self.settled(&Val::array(inner?)?)?
+                let inner = inner?;
+                if inner.iter().any(is_deferred) {
+                    self.charge(inner.len() as u64 * 48)?;
+                    return Ok(Started::Task(Val::Null, Task::parallel(Parallel::joined(inner))));
+                }
+                self.settled(&Val::array(inner)?)?
             }
             Native::Parallel | Native::Race => return self.parallel(native, args),
             Native::ExecutePattern => {
@@ -367,7 +397,7 @@ impl Vm {
         if max < items.items().len() {
             self.hold_back(items.items());
         }
-        Ok(Started::Task(Val::Null, Task::parallel(Parallel::new(items.items(), mode, max))))
+        Ok(Started::Task(Val::Null, Task::parallel(Parallel::of(items.items(), mode, max))))
     }
 
     fn stream(&mut self, slot: Arc<Slot>) -> Raised<Val> {
@@ -406,6 +436,11 @@ impl Vm {
             .collect();
         Ok(Val::object(piece)?)
     }
+}
+
+/// A call in the list of `Promise.all` that was left to it.
+fn is_deferred(value: &Val) -> bool {
+    matches!(value, Val::Func(f) if matches!(&f.body, Body::Partial { native: Native::Deferred, .. }))
 }
 
 /// What `await` would give, as far as it is known.

@@ -1,9 +1,10 @@
 //! Instructions that are not worth a place in the main loop.
 
 use super::{Handler, ModuleState, Ran, Trap, Vm};
+use crate::builtins::Native;
 use crate::compile::{LevelOf, Op};
 use crate::diagnostic::Raise;
-use crate::value::{Array, Val, strict_equal};
+use crate::value::{Array, Body, Val, strict_equal};
 use std::sync::Arc;
 
 /// How the main loop goes on.
@@ -24,10 +25,12 @@ impl Vm {
         let code = &program.code;
         let text = |name: u16| &code.names[name as usize].text;
         match op {
-            Op::Reset { dst, uninit } => self.stack[at(dst)] = if uninit { Val::Uninit } else { Val::Unset },
+            Op::Reset { dst, uninit } => {
+                self.fiber.stack[at(dst)] = if uninit { Val::Uninit } else { Val::Unset }
+            }
             Op::NewCell { dst, uninit } => {
                 let cell = self.new_cell(if uninit { Val::Uninit } else { Val::Unset })?;
-                self.stack[at(dst)] = Val::Cell(cell);
+                self.fiber.stack[at(dst)] = Val::Cell(cell);
             }
             Op::Extend { arr, first, n } => {
                 let items = self.take_all(at(first), n as usize);
@@ -36,104 +39,122 @@ impl Vm {
             Op::SpreadInto { args, arr, src } => self.spread_into(args, at(arr), at(src))?,
             Op::Append { dst, first, n } => self.append_at(at(dst), at(first), n as usize)?,
             Op::SetKey { obj, src, name } => {
-                let value = self.stack[at(src)].clone();
+                let value = self.fiber.stack[at(src)].clone();
                 self.set_key(at(obj), text(name), value)?;
             }
             Op::SpreadKeys { obj, src } => self.spread_keys(at(obj), at(src))?,
 
             Op::IterStart { base: iter, src } => {
                 self.force_at(at(src))?;
-                let value = self.stack[at(src)].plain().clone();
+                let value = self.fiber.stack[at(src)].plain().clone();
                 if !matches!(value, Val::Arr(_)) {
                     let message = format!("`for` needs an array to walk, not {}", value.described());
                     return Err(Raise::new("not_iterable", message).into());
                 }
-                self.stack[at(iter)] = value;
-                self.stack[at(iter) + 1] = Val::Num(0.0);
+                self.fiber.stack[at(iter)] = value;
+                self.fiber.stack[at(iter) + 1] = Val::Num(0.0);
             }
 
             Op::Level { of, dst, src } => {
                 self.force_at(at(src))?;
-                let level = match (self.stack[at(src)].confidence(), of) {
+                let level = match (self.fiber.stack[at(src)].confidence(), of) {
                     (Some(c), _) => level(c),
                     (None, LevelOf::Plain) => 0.0,
                     (None, LevelOf::Keep) => return Ok(After::Next),
                     (None, LevelOf::Strict) => return Err(plain_condition().into()),
                 };
-                self.stack[at(dst)] = Val::Num(level);
+                self.fiber.stack[at(dst)] = Val::Num(level);
+            }
+            Op::Defer { n, dst, base: callee } => {
+                self.force_at(at(callee))?;
+                if self.fiber.stack[at(callee)].is_async() {
+                    let given = self.take_all(at(callee), 1 + n as usize).into();
+                    self.charge(96 + 16 * u64::from(n))?;
+                    self.fiber.stack[at(dst)] = Val::func(Body::Partial { native: Native::Deferred, given })?;
+                    return Ok(After::Skip);
+                }
             }
             Op::Combine { how, dst, left, right } => self.combine_at(how, at(dst), at(left), at(right))?,
 
             Op::Unpack { array, src } => self.unpackable(array, at(src))?,
             Op::Elem { dst, src, i } => {
-                let value = self.stack[at(src)].as_items().and_then(|items| items.get(i as usize));
-                self.stack[at(dst)] = value.cloned().unwrap_or(Val::Null);
+                let value = self.fiber.stack[at(src)].as_items().and_then(|items| items.get(i as usize));
+                self.fiber.stack[at(dst)] = value.cloned().unwrap_or(Val::Null);
             }
             Op::Prop { dst, src, name } => {
-                let found = self.stack[at(src)].get(text(name)).cloned();
+                let found = self.fiber.stack[at(src)].get(text(name)).cloned();
                 let missing = found.is_none();
-                self.stack[at(dst)] = found.unwrap_or(Val::Null);
+                self.fiber.stack[at(dst)] = found.unwrap_or(Val::Null);
                 if missing {
                     return Ok(After::Skip);
                 }
             }
             Op::Threshold { reg } => {
                 self.force_at(at(reg))?;
-                super::build::destructuring_threshold(&self.stack[at(reg)])?;
+                super::build::destructuring_threshold(&self.fiber.stack[at(reg)])?;
             }
             Op::Weak { empty, reg, threshold } => self.weaken(empty, at(reg), at(threshold))?,
             Op::RestArray { dst, src, from } => {
-                let items = self.stack[at(src)].as_items().unwrap_or(&[]);
+                let items = self.fiber.stack[at(src)].as_items().unwrap_or(&[]);
                 let rest = items.get(from as usize..).unwrap_or(&[]).to_vec();
                 self.charge(48 + 16 * rest.len() as u64)?;
                 self.spend(rest.len() / 8)?;
-                self.stack[at(dst)] = Val::Arr(Arc::new(Array::new(rest)));
+                self.fiber.stack[at(dst)] = Val::Arr(Arc::new(Array::new(rest)));
             }
             Op::RestObject { dst, src, keys } => {
-                self.stack[at(dst)] = self.rest_object(at(src), &code.consts[keys as usize])?;
+                self.fiber.stack[at(dst)] = self.rest_object(at(src), &code.consts[keys as usize])?;
             }
             Op::Sift { reg, threshold } => self.sift(at(reg), at(threshold))?,
 
             Op::IsValue { src, k } => {
-                return Ok(After::Branch(!strict_equal(&self.stack[at(src)], &code.consts[k as usize])));
+                return Ok(After::Branch(!strict_equal(
+                    &self.fiber.stack[at(src)],
+                    &code.consts[k as usize],
+                )));
             }
             Op::IsArray { more, src, len } => {
-                let is = self.stack[at(src)].as_items().is_some_and(|items| match more {
+                let is = self.fiber.stack[at(src)].as_items().is_some_and(|items| match more {
                     true => items.len() >= len as usize,
                     false => items.len() == len as usize,
                 });
                 return Ok(After::Branch(!is));
             }
-            Op::IsObject { src } => return Ok(After::Branch(!matches!(self.stack[at(src)], Val::Obj(_)))),
+            Op::IsObject { src } => {
+                return Ok(After::Branch(!matches!(self.fiber.stack[at(src)], Val::Obj(_))));
+            }
             Op::HasKey { src, name } => {
-                return Ok(After::Branch(self.stack[at(src)].get(text(name)).is_none()));
+                return Ok(After::Branch(self.fiber.stack[at(src)].get(text(name)).is_none()));
             }
             Op::Confident { src, threshold } => {
-                let limit = self.stack[at(threshold)].as_num().unwrap_or(1.0);
+                let limit = self.fiber.stack[at(threshold)].as_num().unwrap_or(1.0);
                 self.force_at(at(src))?;
-                return Ok(After::Branch(self.stack[at(src)].certainty() < limit));
+                return Ok(After::Branch(self.fiber.stack[at(src)].certainty() < limit));
             }
-            Op::Peel { dst, src } => self.stack[at(dst)] = self.stack[at(src)].plain().clone(),
+            Op::Peel { dst, src } => self.fiber.stack[at(dst)] = self.fiber.stack[at(src)].plain().clone(),
 
             Op::TryStart { reg, to } => {
                 let mark = self.next_effect;
-                self.handlers.push(Handler { frame: frame as u32, target: to, reg, mark });
+                self.fiber.handlers.push(Handler { frame: frame as u32, target: to, reg, mark });
             }
             Op::TryEnd { wait } => {
                 if wait {
                     self.end_try()?;
                 }
-                self.handlers.pop();
-                if self.handlers.is_empty() {
-                    self.watched.clear();
+                self.fiber.handlers.pop();
+                if !self.fiber.under_try() {
+                    self.fiber.watched.clear();
                 }
             }
             Op::Message { dst, src } => {
-                let Val::Error(thrown) = &self.stack[at(src)] else { unreachable!("a handler's register") };
-                self.stack[at(dst)] = Val::str(thrown.raise.message.as_str());
+                let Val::Error(thrown) = &self.fiber.stack[at(src)] else {
+                    unreachable!("a handler's register")
+                };
+                self.fiber.stack[at(dst)] = Val::str(thrown.raise.message.as_str());
             }
             Op::Rethrow { src } => {
-                let Val::Error(thrown) = &self.stack[at(src)] else { unreachable!("a handler's register") };
+                let Val::Error(thrown) = &self.fiber.stack[at(src)] else {
+                    unreachable!("a handler's register")
+                };
                 return Err(Trap::Rethrow(Arc::clone(thrown)));
             }
             Op::Force { reg } => self.force_at(at(reg))?,
@@ -144,13 +165,13 @@ impl Vm {
                 }
             }
             Op::ImportName { dst, module, name } => {
-                self.stack[at(dst)] = self.imported(module, text(name))?
+                self.fiber.stack[at(dst)] = self.imported(module, text(name))?
             }
             Op::ImportAll { dst, module } => {
-                self.stack[at(dst)] = Val::Obj(Arc::new(self.modules[module as usize].exports.clone()));
+                self.fiber.stack[at(dst)] = Val::Obj(Arc::new(self.modules[module as usize].exports.clone()));
             }
             Op::Export { src, module, name } => {
-                let value = self.stack[at(src)].clone();
+                let value = self.fiber.stack[at(src)].clone();
                 self.export(module, text(name), value)?;
             }
             Op::ExportAll { module, from } => self.export_all(module, from)?,

@@ -1,6 +1,7 @@
 //! The outside of the machine: start a run, step it with outcomes, read what it printed.
 
-use super::{Frame, FrameKind, Handler, Module, ModuleState, Ran, Ret, Trap, Vm, Waiting, Wrap};
+use super::fibers::{Fiber, News};
+use super::{Frame, FrameKind, Handler, Module, ModuleState, Ran, Ret, Trap, Vm, Wrap};
 use crate::builtins::{self, agents};
 use crate::compile::{Program, Start};
 use crate::diagnostic::{Diagnostic, Fault, Kind, Raise, Raised, Span};
@@ -9,7 +10,7 @@ use crate::limits::{Limits, MAX_NESTING, MAX_WEIGHT};
 use crate::rules::Rules;
 use crate::value::{Lazy, Object, Promise, Val, Value};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -169,23 +170,25 @@ impl Run {
     }
 
     fn advance(&mut self) {
-        loop {
-            if matches!(self.state, State::Over(_)) || !self.vm.runnable() {
-                return;
-            }
+        while !matches!(self.state, State::Over(_)) && self.vm.schedule() {
             let step = match self.state {
                 State::Finishing => match self.vm.finish() {
                     Ok(Some(value)) => Step::Done(value),
-                    Ok(None) => return,
+                    Ok(None) => continue,
                     Err(trap) => match self.vm.trapped(trap) {
                         Ok(()) => continue,
                         Err(fault) => Step::Failed(*fault),
                     },
                 },
                 _ => match self.vm.exec() {
+                    Ok(value) if self.vm.is_branch() => {
+                        self.vm.report(News::Returned(value));
+                        continue;
+                    }
                     Ok(value) => {
-                        self.vm.stack.clear();
-                        self.vm.stack.push(value);
+                        self.vm.fiber.stack.clear();
+                        self.vm.fiber.stack.push(value);
+                        self.vm.go_on();
                         self.state = State::Finishing;
                         continue;
                     }
@@ -208,9 +211,12 @@ impl Vm {
     fn new(program: &Program, host: Host) -> Vm {
         let inner = Arc::clone(&program.0);
         let mut vm = Vm {
-            stack: Vec::with_capacity(256),
-            frames: Vec::with_capacity(16),
-            handlers: Vec::new(),
+            fiber: Fiber::main(),
+            parked: HashMap::new(),
+            ready: VecDeque::from([0]),
+            next_fiber: 1,
+            parked_stack: 0,
+            spare: Vec::new(),
             globals: Vec::new(),
             cells: Vec::new(),
             free_cells: Vec::new(),
@@ -225,16 +231,13 @@ impl Vm {
             task: Val::str(host.task.unwrap_or_default()),
             data: host.data.0,
             made: Vec::new(),
-            waiting: Waiting::Nothing,
             next_effect: 1,
-            arrivals: 0,
             outstanding: HashMap::new(),
             queue: Vec::new(),
             held: HashMap::new(),
             cancelled: Vec::new(),
             forgotten: HashSet::new(),
             insist: Vec::new(),
-            watched: Vec::new(),
             limits: host.limits,
             rules: Rules::default(),
             interrupt: Arc::new(AtomicBool::new(false)),
@@ -261,9 +264,9 @@ impl Vm {
             })
             .collect();
         let main = &program.code.protos[program.code.mains[0] as usize];
-        vm.stack.resize(main.regs as usize, Val::Null);
+        vm.fiber.stack.resize(main.regs as usize, Val::Null);
         for host in &program.code.host_regs {
-            vm.stack[host.reg as usize] = vm.named(&host.name, &given);
+            vm.fiber.stack[host.reg as usize] = vm.named(&host.name, &given);
         }
         vm
     }
@@ -284,7 +287,7 @@ impl Vm {
 
     fn begin(&mut self) -> Raised<()> {
         let deep = |v: &Val| v.meta().depth > MAX_NESTING;
-        if deep(&self.data) || self.globals.iter().chain(&self.stack).any(deep) {
+        if deep(&self.data) || self.globals.iter().chain(&self.fiber.stack).any(deep) {
             return Err(Raise::new(
                 "limit_depth",
                 format!("a host value nests more than {MAX_NESTING} levels deep"),
@@ -293,39 +296,18 @@ impl Vm {
         self.modules[0].state = ModuleState::Running;
         let ret = Ret { dst: 0, wrap: Wrap::None };
         let kind = FrameKind::Code { proto: self.program.code.mains[0], pc: 0, base: 0 };
-        self.frames.push(Frame { floor: 0, ret, kind });
+        self.fiber.frames.push(Frame { floor: 0, ret, kind });
         Ok(())
     }
 
-    fn runnable(&mut self) -> bool {
-        match &mut self.waiting {
-            Waiting::Nothing => {}
-            Waiting::All(slots) => {
-                while slots.last().is_some_and(|s| s.is_settled()) {
-                    slots.pop();
-                }
-                if !slots.is_empty() {
-                    return false;
-                }
-            }
-            Waiting::Any(arrivals) if self.arrivals == *arrivals => return false,
-            Waiting::Any(_) => {}
-        }
-        self.waiting = Waiting::Nothing;
-        true
-    }
-
-    /// Handles what stopped the machine: waits, or finds a handler, or says how the run failed.
+    /// Handles what stopped a fiber: it waits, or there is a handler, or it is a branch that failed, or the run fails.
     fn trapped(&mut self, trap: Trap) -> Result<(), Box<Fault>> {
         let thrown = match trap {
             Trap::Wait(slots) => {
-                self.waiting = Waiting::All(slots);
+                self.wait_for(slots);
                 return Ok(());
             }
-            Trap::WaitAny => {
-                self.waiting = Waiting::Any(self.arrivals);
-                return Ok(());
-            }
+            Trap::Yield => return Ok(()),
             Trap::Raise(mut raise) => {
                 // It may quote anything. If the steps do not suffice, the next look at them says so.
                 let _ = self.spend(raise.message.len() / 64);
@@ -338,35 +320,30 @@ impl Vm {
             }
             Trap::Rethrow(thrown) => thrown,
         };
-        if thrown.raise.catchable() && self.unwind(&thrown) {
-            return Ok(());
+        if thrown.raise.catchable() {
+            if self.unwind(&thrown) {
+                self.go_on();
+                return Ok(());
+            }
+            if self.is_branch() {
+                self.report(News::Threw(thrown));
+                return Ok(());
+            }
         }
         Err(Box::new(thrown.fault.clone()))
     }
 
     fn unwind(&mut self, thrown: &Arc<Thrown>) -> bool {
-        let floor = self.handlers.last().map(|h| h.frame as usize);
-        // A call within `parallel` that fails is a failure of that call.
-        for at in (floor.map_or(0, |f| f + 1)..self.frames.len()).rev() {
-            if let FrameKind::Task(Some(task)) = &mut self.frames[at].kind
-                && task.absorb(&thrown.raise)
-            {
-                let floor = self.frames[at].floor as usize;
-                self.frames.truncate(at + 1);
-                self.stack.truncate(floor + 1);
-                return true;
-            }
-        }
-        let Some(Handler { frame, target, reg, .. }) = self.handlers.pop() else { return false };
-        self.frames.truncate(frame as usize + 1);
-        let FrameKind::Code { proto, pc, base } = &mut self.frames[frame as usize].kind else {
+        let Some(Handler { frame, target, reg, .. }) = self.fiber.handlers.pop() else { return false };
+        self.fiber.frames.truncate(frame as usize + 1);
+        let FrameKind::Code { proto, pc, base } = &mut self.fiber.frames[frame as usize].kind else {
             unreachable!("only code has handlers")
         };
         *pc = target;
         let window = *base as usize;
         let regs = self.program.code.protos[*proto as usize].regs as usize;
-        self.stack.truncate(window + regs);
-        self.stack[window + reg as usize] = Val::Error(Arc::clone(thrown));
+        self.fiber.stack.truncate(window + regs);
+        self.fiber.stack[window + reg as usize] = Val::Error(Arc::clone(thrown));
         true
     }
 
@@ -377,7 +354,7 @@ impl Vm {
 
     /// The spans of the calls in progress, innermost first.
     fn spans(&self) -> impl Iterator<Item = Span> + '_ {
-        self.frames.iter().rev().filter_map(|frame| match frame.kind {
+        self.lineage().flat_map(|fiber| fiber.frames.iter().rev()).filter_map(|frame| match frame.kind {
             FrameKind::Code { proto, pc, .. } => {
                 let proto = &self.program.code.protos[proto as usize];
                 let (start, end) = *proto.spans.get((pc as usize).saturating_sub(1))?;
@@ -408,23 +385,23 @@ impl Vm {
     }
 
     fn finish(&mut self) -> Ran<Option<Value>> {
-        if let Val::Promise(promise) = self.stack[0].plain() {
-            self.stack[0] = match &**promise {
+        if let Val::Promise(promise) = self.fiber.stack[0].plain() {
+            self.fiber.stack[0] = match &**promise {
                 Promise::Fulfilled(inner) => inner.clone(),
                 Promise::Rejected(reason) => return Err(super::ops::rejected(reason).into()),
             };
         }
         self.settle_at(0)?;
         if !self.outstanding.is_empty() {
-            self.waiting = Waiting::Any(self.arrivals);
+            self.wait_for_any();
             return Ok(None);
         }
         if let Some(raise) = self.insist.iter().find_map(|s| s.unseen_failure()) {
             return Err(Trap::Raise(Box::new(raise.clone())));
         }
-        if self.stack[0].meta().weight > MAX_WEIGHT {
+        if self.fiber.stack[0].meta().weight > MAX_WEIGHT {
             return Err(Raise::new("limit_memory", "the result is too large").into());
         }
-        Ok(self.stack.pop().map(Value))
+        Ok(self.fiber.stack.pop().map(Value))
     }
 }

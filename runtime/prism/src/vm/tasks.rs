@@ -5,6 +5,7 @@ mod order;
 
 pub(crate) use order::{grouped, sorted};
 
+use super::fibers::{FiberId, News};
 use super::parallel::Parallel;
 use super::{Flow, FrameKind, Ran, Ret, Trap, Vm, Wrap};
 use crate::diagnostic::{Raise, Raised};
@@ -170,14 +171,17 @@ impl Task {
         stack.push(callee);
     }
 
-    /// Whether an error in a callback is part of the task's work.
-    pub(super) fn absorb(&mut self, raise: &Raise) -> bool {
-        match &mut self.kind {
-            Kind::Parallel(parallel) => {
-                (self.value, self.calling) = (None, None);
-                parallel.thunk_failed(raise)
-            }
-            _ => false,
+    /// News of a branch of this task.
+    pub(super) fn tell(&mut self, branch: usize, news: News) {
+        if let Kind::Parallel(parallel) = &mut self.kind {
+            parallel.tell(branch, news);
+        }
+    }
+
+    /// Adds the branches that have not ended, the first one last.
+    pub(super) fn branches(&self, to: &mut Vec<FiberId>) {
+        if let Kind::Parallel(parallel) = &self.kind {
+            to.extend(parallel.running().rev());
         }
     }
 
@@ -242,10 +246,10 @@ impl Task {
                         }
                     };
                 };
-                vm.stack.push(acc.take().expect("set at the start and by every callback"));
-                vm.stack.push(item.clone());
+                vm.fiber.stack.push(acc.take().expect("set at the start and by every callback"));
+                vm.fiber.stack.push(item.clone());
                 if *indexed {
-                    vm.stack.push(Val::Num(*next as f64));
+                    vm.fiber.stack.push(Val::Num(*next as f64));
                 }
                 *next += 1;
                 Ok(Next::Call(if *indexed { 3 } else { 2 }))
@@ -253,9 +257,9 @@ impl Task {
             Kind::ForEach { items, next, indexed } => {
                 self.value = None;
                 let Some(item) = items.items().get(*next) else { return Ok(Next::Done(Val::Null)) };
-                vm.stack.push(item.clone());
+                vm.fiber.stack.push(item.clone());
                 if *indexed {
-                    vm.stack.push(Val::Num(*next as f64));
+                    vm.fiber.stack.push(Val::Num(*next as f64));
                 }
                 *next += 1;
                 Ok(Next::Call(if *indexed { 2 } else { 1 }))
@@ -278,7 +282,7 @@ impl Task {
                         Search::Every => Val::Bool(true),
                     }));
                 };
-                vm.stack.push(item.clone());
+                vm.fiber.stack.push(item.clone());
                 *next += 1;
                 Ok(Next::Call(1))
             }
@@ -290,7 +294,7 @@ impl Task {
                     self.value = None;
                 }
                 let Some(item) = items.items().get(*next) else { return Ok(Next::Done(groups.object()?)) };
-                vm.stack.push(item.clone());
+                vm.fiber.stack.push(item.clone());
                 *next += 1;
                 Ok(Next::Call(1))
             }
@@ -306,7 +310,7 @@ impl Task {
                 }
                 match merge.compared() {
                     Some((a, b)) => {
-                        vm.stack.extend([a, b]);
+                        vm.fiber.stack.extend([a, b]);
                         Ok(Next::Call(2))
                     }
                     None => Ok(Next::Done(Val::array(std::mem::take(&mut merge.from))?)),
@@ -315,7 +319,7 @@ impl Task {
             Kind::Once { args, after } => match &self.value {
                 None => {
                     let n = args.len();
-                    vm.stack.append(args);
+                    vm.fiber.stack.append(args);
                     Ok(Next::Call(n))
                 }
                 Some(value) => {
@@ -341,7 +345,7 @@ impl Task {
                 self.kind = Kind::Once { args, after };
                 self.next(vm)
             }
-            Kind::Parallel(parallel) => parallel.next(vm, &mut self.value),
+            Kind::Parallel(parallel) => parallel.next(vm).map(Next::Done),
         }
     }
 }
@@ -353,7 +357,7 @@ impl Walk {
             vm.charge(48 + 16 * out.len() as u64)?;
             return Ok(Next::Done(Val::array(out)?.maybe_sure(self.confidence)));
         };
-        vm.stack.push(item.clone());
+        vm.fiber.stack.push(item.clone());
         self.next += 1;
         Ok(Next::Call(1))
     }
@@ -393,30 +397,30 @@ impl Vm {
     /// Runs the task on top until it calls into code or is done. The result, if it ends the run.
     pub(super) fn drive(&mut self) -> Ran<Option<Val>> {
         loop {
-            let at = self.frames.len() - 1;
-            let (floor, wrap) = (self.frames[at].floor as usize, self.frames[at].ret.wrap);
+            let at = self.fiber.frames.len() - 1;
+            let (floor, wrap) = (self.fiber.frames[at].floor as usize, self.fiber.frames[at].ret.wrap);
             if self.fuel == 0 {
                 self.refuel()?;
             }
-            let FrameKind::Task(task) = &mut self.frames[at].kind else { return Ok(None) };
+            let FrameKind::Task(task) = &mut self.fiber.frames[at].kind else { return Ok(None) };
             // Out of the frame while it works, so that it can use the machine.
             let mut task = task.take().expect("only one task is at work");
             let result = self.advance_task(&mut task, floor, wrap);
-            self.frames[at].kind = FrameKind::Task(Some(task));
+            self.fiber.frames[at].kind = FrameKind::Task(Some(task));
             if let Some(value) = result? {
-                let ret = self.frames.pop().expect("the task's frame").ret;
-                self.stack.truncate(floor);
-                match self.frames.last_mut().map(|f| &mut f.kind) {
+                let ret = self.fiber.frames.pop().expect("the task's frame").ret;
+                self.fiber.stack.truncate(floor);
+                match self.fiber.frames.last_mut().map(|f| &mut f.kind) {
                     None => return Ok(Some(value)),
                     Some(FrameKind::Code { .. }) => {
-                        self.stack[ret.dst as usize] = value;
+                        self.fiber.stack[ret.dst as usize] = value;
                         return Ok(None);
                     }
                     Some(FrameKind::Task(task)) => {
                         task.as_mut().expect("no task is at work").value = Some(value);
                     }
                 }
-            } else if matches!(self.frames.last().map(|f| &f.kind), Some(FrameKind::Code { .. })) {
+            } else if matches!(self.fiber.frames.last().map(|f| &f.kind), Some(FrameKind::Code { .. })) {
                 return Ok(None);
             }
         }
@@ -436,7 +440,7 @@ impl Vm {
                         return Ok(None);
                     }
                     Ok(Flow::Value(value)) => {
-                        self.stack.truncate(floor + 1);
+                        self.fiber.stack.truncate(floor + 1);
                         task.calling = None;
                         task.value = Some(value);
                         if self.fuel == 0 {
@@ -444,14 +448,14 @@ impl Vm {
                         }
                     }
                     Err(trap) => {
-                        if !matches!(trap, Trap::Wait(_) | Trap::WaitAny) {
+                        if !matches!(trap, Trap::Wait(_)) {
                             task.calling = None;
                         }
                         return Err(trap);
                     }
                 }
             }
-            self.stack.truncate(floor + 1);
+            self.fiber.stack.truncate(floor + 1);
             match task.next(self)? {
                 Next::Call(n) => task.calling = Some(n),
                 Next::Done(value) if wrap == Wrap::None => return Ok(Some(value)),

@@ -138,7 +138,8 @@ pub(crate) fn tokens() -> Vec<&'static str> {
 /// A program of the grammar: it parses, and mostly does something.
 pub(crate) fn program(choices: &mut Choices) -> String {
     let mut source = String::from(
-        "x = 1; y = \"a\"; z = 2 ~> 0.6; xs = [1, z]; o = {a: 1, b: [2]}; f = x => [x]; g = f;\n",
+        "x = 1; y = \"a\"; z = 2 ~> 0.6; xs = [1, z]; o = {a: 1, b: [2]}; f = x => [x]; g = f;\n\
+         async function w(...ys) { x = await sleep(1); y = ys; await llm(\"q\"); [x, ys] }\n",
     );
     for _ in 0..6 {
         grow('t', 6, choices, &mut source);
@@ -164,7 +165,8 @@ fn rule(hole: char) -> Option<(&'static str, &'static str)> {
         // Calls for `parallel`.
         'c' => (
             "[] agents [$a,$a]",
-            "[$a, $a]\n[$e, $a, $f]\n[$a, () => $a, () => $a]\nagents.map(z => $a)\nagents.map($f)",
+            "[$a, $a]\n[$e, $a, $f]\n[$a, () => $a, () => $a]\nagents.map(z => $a)\nagents.map($f)\n[$w, $w]\n[$w, $a, $w]\n\
+             agents.map(z => $w)\n[w($e), w($e)]\n[w(y), $w, w($a)]",
         ),
         // Arrays, most of them; and what is in one, or in a call.
         'x' => (
@@ -176,6 +178,13 @@ fn rule(hole: char) -> Option<(&'static str, &'static str)> {
         // Functions of one parameter, and of two.
         'f' => ("z=>z", "z => $e\nz => $a\nz => $b\n() => $a"),
         'g' => ("(z,y)=>z", "(z, y) => $e\n(z, y) => $b"),
+        // Functions that wait, and go on.
+        'w' => (
+            "w ()=>(await$a)",
+            "() => { await $a; $s $e }\n() => { $n = await $a; $n += 1; $a }\nasync () => { try { await $a; $s} catch (e) { x = e } await $a }\n\
+             () => { for z in xs { await $a; $s} $e }\n() => { $s try { (await $a) + 1 } finally { print(x) } }\n\
+             () => { await parallel($c); $s y }\n() => race([$w, $w])",
+        ),
         'b' => ("{}", "{ $s}\n{ $s$s}\n{ $s return $e; }\n{ }"),
         's' => ("$n=$e;", STATEMENTS),
         // Most of what is random fails, and the program should go on.
@@ -212,6 +221,8 @@ $x[$e]
 ($e)["a"]
 $x.push($l)
 $x.map($f)
+$x.map(async z => { await $a; $s [z, $e] })
+$x.map(w)
 $x.filter($f)
 $x.find($f)
 $x.every($f)
@@ -253,6 +264,9 @@ parallel($c, {maxConcurrency: 1})
 parallel($c, {mode: "quorum", maxConcurrency: 2})
 race($c)
 Promise.all($c)
+parallel([$w, $w, $w], {maxConcurrency: 2})
+race([$w, $w])
+Promise.all([w($e), w($a)])
 Promise.resolve($a)
 agents.map(z => z.analyze("t", $e))
 successfulResults.map($f)
