@@ -376,6 +376,8 @@ pub(crate) enum Export {
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub(crate) stmts: Vec<Stmt>,
+    /// Names in statements that could not be read.
+    pub(crate) lost: Vec<Symbol>,
     pub(crate) span: Span,
 }
 

@@ -2,15 +2,17 @@
 //! never reached, and what a pattern should have but has not.
 
 mod reach;
+mod shapes;
 
 use crate::ast::*;
 use crate::builtins::{self, HOST_NAMES, Native};
-use crate::compile::{CompileOptions, Loaded, Resolved, Use, VarId, VarKind, load, resolve};
+use crate::compile::{CompileOptions, Loaded, Resolved, Use, VarId, VarKind, load_all, resolve};
 use crate::diagnostic::{Diagnostic, File, Kind, Span, closest};
-use crate::lexer::Names;
+use crate::lexer::{Names, Symbol};
 use crate::value::Val;
-use crate::walk::{Node, children};
-use std::collections::{BTreeSet, HashMap};
+use crate::walk::{Node, assignments, children};
+use shapes::Shape;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What the checker may assume.
 #[derive(Clone, Debug, Default)]
@@ -24,14 +26,10 @@ pub struct CheckOptions {
 /// Checks a program and the modules that it imports, without running it: all errors and warnings, in the order of the
 /// source. A program that does not compile gives the errors of the compiler.
 pub fn check(source: &str, options: &CompileOptions, checks: &CheckOptions) -> Vec<Diagnostic> {
-    if let Err(errors) = crate::Program::compile(source, options) {
-        return errors;
-    }
+    let errors = crate::Program::compile(source, options).err().unwrap_or_default();
     let mut names = Names::default();
-    let loaded = match load(source, options, &mut names) {
-        Ok(loaded) => loaded,
-        Err(errors) => return errors,
-    };
+    // What could be read is checked even if there is more.
+    let (loaded, _) = load_all(source, options, &mut names);
     let resolved = resolve(&loaded.modules, loaded.idents, options.profile);
     let mut checker = Checker {
         modules: &loaded.modules,
@@ -42,8 +40,11 @@ pub fn check(source: &str, options: &CompileOptions, checks: &CheckOptions) -> V
         checks,
         functions: HashMap::new(),
         plain: HashMap::new(),
+        shapes: HashMap::new(),
+        lost: loaded.modules.iter().flat_map(|module| module.tree.lost.iter().copied()).collect(),
         reported: BTreeSet::new(),
-        found: Vec::new(),
+        whole: errors.is_empty(),
+        found: errors,
     };
     checker.run();
     let mut found = checker.found;
@@ -62,6 +63,12 @@ struct Checker<'a> {
     functions: HashMap<VarId, &'a Function>,
     /// What a variable surely holds.
     plain: HashMap<VarId, &'a Expr>,
+    /// Of what kind variables are that get a value in each turn.
+    shapes: HashMap<VarId, Shape>,
+    /// Names in statements that could not be read: they may be declared or used there.
+    lost: HashSet<Symbol>,
+    /// The program compiles.
+    whole: bool,
     /// Unknown names are reported once.
     reported: BTreeSet<String>,
     found: Vec<Diagnostic>,
@@ -85,7 +92,7 @@ impl<'a> Checker<'a> {
             reach::statements(&module.tree.stmts, &mut |d| self.found.push(d), self.files);
             module.tree.stmts.iter().for_each(|s| self.walk(Node::Stmt(s)));
         }
-        if self.checks.pattern {
+        if self.checks.pattern && self.whole {
             self.pattern();
         }
     }
@@ -145,6 +152,13 @@ impl<'a> Checker<'a> {
     fn statement(&mut self, stmt: &'a Stmt) {
         match &stmt.kind {
             StmtKind::Assign { target, .. } => self.assigned(target),
+            StmtKind::ForIn { item, over, body, .. } => {
+                if let (Some(var), Some(Shape::Agents)) = (self.var(item), self.shape(over))
+                    && assignments(Node::Stmt(body), &|ident| self.var(ident) == Some(var)) == 0
+                {
+                    self.shapes.insert(var, Shape::Agent);
+                }
+            }
             StmtKind::Destructure { pattern, .. } => {
                 let mut idents = Vec::new();
                 pattern.names(&mut idents);
@@ -155,7 +169,8 @@ impl<'a> Checker<'a> {
             }
             StmtKind::Agents(agents) => {
                 for (ident, _) in agents {
-                    if self.var(ident).is_some_and(|v| !self.resolved.vars[v as usize].read) {
+                    let read = |v: VarId| self.resolved.vars[v as usize].read;
+                    if !self.lost.contains(&ident.name) && self.var(ident).is_some_and(|v| !read(v)) {
                         let name = self.names.text(ident.name);
                         let warning =
                             self.error("unused_agent", format!("agent `{name}` is never used"), ident.span);
@@ -190,7 +205,10 @@ impl<'a> Checker<'a> {
     fn expression(&mut self, e: &'a Expr) {
         match &e.kind {
             ExprKind::Ident(ident) if self.is_free(ident) => self.unknown(ident, ""),
-            ExprKind::Access(head, steps) => self.accesses(head, steps),
+            ExprKind::Access(head, steps) => {
+                self.accesses(head, steps);
+                self.members(head, steps);
+            }
             _ => {}
         }
     }
@@ -211,6 +229,7 @@ impl<'a> Checker<'a> {
         let known = self.builtin(ident).is_some()
             || HOST_NAMES.contains(&name.as_str())
             || self.checks.known.contains(&name)
+            || self.lost.contains(&ident.name)
             || !self.reported.insert(name.clone());
         if known {
             return;

@@ -12,7 +12,7 @@ mod resolve;
 mod stmt;
 mod variables;
 
-pub(crate) use load::{Loaded, load};
+pub(crate) use load::{Loaded, load, load_all};
 pub(crate) use op::*;
 pub(crate) use resolve::{Resolved, Use, VarId, VarKind, resolve};
 

@@ -109,6 +109,24 @@ impl Diagnostic {
         }
     }
 
+    /// An error of a whole line, counted from 1, of what stands in a source without being part of the language.
+    pub fn of_line(
+        code: &'static str,
+        message: impl Into<String>,
+        file: &str,
+        source: &str,
+        line: usize,
+    ) -> Self {
+        let before = source.split_inclusive('\n').take(line.max(1) - 1);
+        let start: usize = before.map(str::len).sum();
+        let text = source[start..].lines().next().unwrap_or("");
+        let inner = text.trim_start_matches([' ', '\t', '*', '/']);
+        let start = start + text.len() - inner.len();
+        let span = Span { file: 0, start: start as u32, end: (start + inner.trim_end().len()) as u32 };
+        let files = [File { name: Arc::from(file), source: Arc::from(source) }];
+        Diagnostic::new(code, Kind::Parse, message, span, &files)
+    }
+
     pub(crate) fn hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self

@@ -41,6 +41,7 @@ struct Parser<'a> {
     no_lambda: bool,
     next_id: &'a mut u32,
     errors: Vec<SyntaxError>,
+    lost: Vec<Symbol>,
 }
 
 /// Parses one file. `next_id` numbers identifiers across files.
@@ -55,11 +56,12 @@ pub(crate) fn parse(tokens: &[Token], names: &Names, next_id: &mut u32) -> (Tree
         no_lambda: false,
         next_id,
         errors: Vec::new(),
+        lost: Vec::new(),
     };
     let stmts = parser.statements_to_end();
     let end = tokens.last().map_or(Span::default(), |t| t.span);
     let span = Span { start: 0, ..end };
-    (Tree { stmts, span }, parser.errors)
+    (Tree { stmts, lost: parser.lost, span }, parser.errors)
 }
 
 fn pairs(tokens: &[Token]) -> Vec<u32> {

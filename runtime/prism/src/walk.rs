@@ -213,3 +213,26 @@ fn of_expr<'a>(expr: &'a Expr, visit: &mut dyn FnMut(Node<'a>)) {
         }
     }
 }
+
+/// How often something in there is assigned to, in a loop's header too.
+pub(crate) fn assignments(node: Node<'_>, is_it: &dyn Fn(&Ident) -> bool) -> usize {
+    let of = |kind: &StmtKind| match kind {
+        StmtKind::Assign { target, .. } => usize::from(is_it(target)),
+        StmtKind::Destructure { pattern, .. } => {
+            let mut names = Vec::new();
+            pattern.names(&mut names);
+            names.into_iter().filter(|ident| is_it(ident)).count()
+        }
+        _ => 0,
+    };
+    let mut found = 0;
+    if let Node::Stmt(s) | Node::Body(s) = node {
+        found += of(&s.kind);
+        // The parts of a header are no statements of their own to `children`.
+        if let StmtKind::For { header, .. } | StmtKind::UncertainFor { header, .. } = &s.kind {
+            found += header.init.iter().chain(&header.update).map(|part| of(&part.kind)).sum::<usize>();
+        }
+    }
+    children(node, &mut |part| found += assignments(part, is_it));
+    found
+}

@@ -16,6 +16,10 @@ fn texts<'a>(items: impl IntoIterator<Item = &'a String>) -> Val {
     Val::array(items.into_iter().map(|s| Val::str(s.as_str())).collect()).expect("texts do not nest")
 }
 
+/// What an agent has.
+pub(crate) const MEMBERS: [&str; 7] =
+    ["id", "name", "capabilities", "expertise", "confidence", "labels", "analyze"];
+
 /// `agents`: what is known of each, and `analyze(task?, data?, options?)`.
 pub(crate) fn list(agents: &[AgentInfo]) -> Val {
     let agents = agents.iter().enumerate().map(|(index, agent)| {

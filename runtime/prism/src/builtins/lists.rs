@@ -112,16 +112,49 @@ fn order(a: &Val, b: &Val) -> Ordering {
     }
 }
 
-/// Punctuation before digits before letters; case decides only between otherwise equal texts, small letters first.
+/// Latin letters with marks, in small, and the plain letters that they are sorted with.
+const MARKED: [(&str, &str); 22] = [
+    ("a", "àáâãäåāăą"),
+    ("ae", "æ"),
+    ("c", "çćĉċč"),
+    ("d", "ďđ"),
+    ("e", "èéêëēĕėęě"),
+    ("g", "ĝğġģ"),
+    ("h", "ĥħ"),
+    ("i", "ìíîïĩīĭįı"),
+    ("j", "ĵ"),
+    ("k", "ķ"),
+    ("l", "ĺļľŀł"),
+    ("n", "ñńņň"),
+    ("o", "òóôõöøōŏő"),
+    ("oe", "œ"),
+    ("r", "ŕŗř"),
+    ("s", "śŝşš"),
+    ("ss", "ß"),
+    ("t", "ţťŧ"),
+    ("u", "ùúûüũūŭůűų"),
+    ("w", "ŵ"),
+    ("y", "ýÿŷ"),
+    ("z", "źżž"),
+];
+
+/// Punctuation before digits before letters. Marks decide only between texts that are equal without them, and case
+/// between those that are equal but for it, small letters first.
 fn alphabetical(a: &str, b: &str) -> Ordering {
+    let small = |s| str::chars(s).flat_map(char::to_lowercase);
     let rank = |c: char| match c {
         c if c.is_alphabetic() => 2,
         c if c.is_numeric() => 1,
         _ => 0,
     };
-    let folded = |s| str::chars(s).flat_map(char::to_lowercase).map(|c| (rank(c), c));
+    let bare = |c: char| {
+        let found = MARKED.iter().find(|(_, marked)| !c.is_ascii() && marked.contains(c));
+        let (one, plain) = found.map_or((Some(c), ""), |(plain, _)| (None, *plain));
+        one.into_iter().chain(plain.chars()).map(|c| (rank(c), c))
+    };
+    let letters = |s| small(s).flat_map(bare);
     let case = |s| str::chars(s).map(char::is_uppercase);
-    folded(a).cmp(folded(b)).then_with(|| case(a).cmp(case(b)))
+    letters(a).cmp(letters(b)).then_with(|| small(a).cmp(small(b))).then_with(|| case(a).cmp(case(b)))
 }
 
 pub(super) fn array_method(native: Native, args: &[Val]) -> Raised<Val> {

@@ -34,6 +34,16 @@ pub(crate) fn load(
     options: &CompileOptions,
     names: &mut Names,
 ) -> Result<Files, Vec<Diagnostic>> {
+    let (files, errors) = load_all(source, options, names);
+    if errors.is_empty() { Ok(files) } else { Err(errors) }
+}
+
+/// What can be read, and why the rest cannot.
+pub(crate) fn load_all(
+    source: &str,
+    options: &CompileOptions,
+    names: &mut Names,
+) -> (Files, Vec<Diagnostic>) {
     names.intern(Word::Agents.text());
     let empty = BTreeMap::new();
     let available = options.modules.as_ref().unwrap_or(&empty);
@@ -63,7 +73,7 @@ pub(crate) fn load(
             break;
         }
     }
-    if errors.is_empty() { Ok(Files { modules, files, idents }) } else { Err(errors) }
+    (Files { modules, files, idents }, errors)
 }
 
 fn parse(
@@ -74,7 +84,7 @@ fn parse(
     errors: &mut Vec<Diagnostic>,
 ) -> Tree {
     let source = &files[number as usize].source;
-    let none = || Tree { stmts: Vec::new(), span: Span::default() };
+    let none = || Tree { stmts: Vec::new(), lost: Vec::new(), span: Span::default() };
     if source.len() > (u32::MAX / 2) as usize {
         let span = Span { file: number, start: 0, end: 0 };
         errors.push(Diagnostic::new("syntax", Kind::Parse, "the file is too large", span, files));

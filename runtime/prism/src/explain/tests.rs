@@ -113,6 +113,30 @@ const BOUNDS: &[(&str, &str, &str)] = &[
     ("function f(n) { return n <= 0 ? 0 : f(n - 1) }\nf(3)", "0", "0"),
     ("llm(\"q\", { extractor: r => llm(\"again\") })", "2", "2"),
     // No most.
+    ("let i = 0\nwhile i < 3 { llm(\"q\")\ni += 1 }", "3", "3"),
+    ("let i = 0\nwhile i < 3 && input.more { i = i + 1\nllm(\"q\") }", "0", "3"),
+    ("let i = 0\nwhile i < 3 { if (input.no) { break }\nllm(\"q\")\ni += 1 }", "0", "3"),
+    (
+        "let i = 0\nwhile i < (input.tries ?? 2) { llm(\"q\")\ni += 1 }",
+        "input.tries ?? 2",
+        "input.tries ?? 2",
+    ),
+    ("let xs = [1]\nwhile xs.length < 4 { xs = xs.push(llm(\"q\")) }", "3", "3"),
+    (
+        "let i = 0\nwhile i < 3 { if (input.no) { continue }\nllm(\"q\")\ni += 1 }",
+        "0",
+        "line 2: `while i < 3` may go round any number of times",
+    ),
+    (
+        "let i = 0\nwhile i < 3 { llm(\"q\")\nif (input.x) { i += 1 } }",
+        "0",
+        "line 2: `while i < 3` may go round any number of times",
+    ),
+    (
+        "let i = 0\nlet f = () => { i = 0 };\nwhile i < 3 { llm(\"q\")\nf()\ni += 1 }",
+        "0",
+        "line 3: `while i < 3` may go round any number of times",
+    ),
     ("while true {\nllm(\"q\") }", "0", "line 1: `while true` may go round any number of times"),
     ("while llm(\"q\") > 0 { 1 }", "1", "line 1: `while llm(\"q\") > 0` may go round any number of times"),
     ("while true { if (input.a) { llm(\"q\")\nbreak } }", "0", "1"),
@@ -133,7 +157,7 @@ const BOUNDS: &[(&str, &str, &str)] = &[
         "line 2: how long `a` is cannot be told before the run",
     ),
     (
-        "let xs = [1]\nwhile xs.length < 9 { xs = xs.push(1) }\nxs.map(x => llm(x))",
+        "let xs = [1]\nwhile xs.length < 9 { xs = xs.concat([1]) }\nxs.map(x => llm(x))",
         "1",
         "line 2: `while xs.length < 9` may go round any number of times",
     ),

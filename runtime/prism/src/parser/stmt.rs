@@ -75,6 +75,8 @@ impl Parser<'_> {
             Err(Abort) => {
                 (self.depth, self.open, self.no_lambda) = (depth, open, no_lambda);
                 self.recover(start);
+                let lost = (start..self.at).filter_map(|at| self.name_at(at));
+                self.lost.extend(lost.collect::<Vec<_>>());
             }
         }
     }

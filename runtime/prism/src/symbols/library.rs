@@ -81,7 +81,11 @@ const GLOBALS: &[(&str, &str, &str)] = &[
     ("groupBy", "groupBy(key|fn)(array)", "An object of arrays."),
     ("llm", "llm(prompt, options?)", "What a language model says, with its confidence."),
     ("stream_llm", "stream_llm(prompt, options?)", "The same in pieces: `{ next, cancel, result }`."),
-    ("Promise", "Promise", "`resolve`, `reject` and `all`."),
+    (
+        "Promise",
+        "Promise",
+        "`resolve`, `reject` and `all`; calls of async functions in the list of `all` overlap.",
+    ),
     ("delay", "delay(ms)", "A promise that is kept after so many milliseconds."),
     ("sleep", "sleep(ms)", "A promise that is kept after so many milliseconds."),
     ("debounce", "debounce(ms)(fn)", "`fn`, called after the pause."),
@@ -91,8 +95,12 @@ const GLOBALS: &[(&str, &str, &str)] = &[
     ("synthesize", "synthesize(array)", "One value of many, with their joint confidence."),
     ("agreement", "agreement(array)", "The share of the most frequent value, 0 to 1."),
     ("range", "range(end) · range(start, end, step?)", "An array of numbers, the end not included."),
-    ("parallel", "parallel(calls, { mode, n, maxConcurrency }?)", "All results, asked for at once."),
-    ("race", "race(calls)", "The result that arrives first."),
+    (
+        "parallel",
+        "parallel(calls, { mode, n, maxConcurrency }?)",
+        "All results, or the first; functions run side by side, each in a branch of its own.",
+    ),
+    ("race", "race(calls)", "The result that arrives first; the other branches are cancelled."),
     ("executePattern", "executePattern(name, input?)", "The result of another pattern, with its confidence."),
     ("now", "now()", "Milliseconds since 1970."),
     ("random", "random()", "A number from 0 up to 1."),
@@ -106,7 +114,7 @@ const GLOBALS: &[(&str, &str, &str)] = &[
 
 const METHODS: &[(&str, &str, &str)] = &[
     ("length", "length", "How many elements, or UTF-16 code units."),
-    ("map", "map(fn)", "A new array of what `fn` gives for each element."),
+    ("map", "map(fn)", "A new array of what `fn` gives for each element; calls of an async `fn` overlap."),
     ("filter", "filter(fn)", "The elements for which `fn` gives something truthy."),
     ("reduce", "reduce(fn, initial?)", "Folds the array from the left."),
     ("push", "push(value…)", "A new array with these at its end; the old one stays as it is."),

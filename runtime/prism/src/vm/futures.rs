@@ -3,7 +3,8 @@
 //! A call that needs the owner queues its effect at once and gives a pending value, which can be stored and passed on
 //! like any other. Whoever looks at it waits; until somebody does, further effects are queued, and all of them go out
 //! together. So `agents.map(a => a.analyze(t, d))` asks everyone at once, and a loop that looks at each answer asks one
-//! after the other, without a word about concurrency in the script.
+//! after the other, without a word about concurrency in the script. What waits and goes on overlaps in branches
+//! (`fibers`).
 //!
 //! A failure is an error where the answer is looked at, with two exceptions. Leaving a `try` that has a `catch` waits
 //! for what was asked for inside it, so that the `catch` covers those calls wherever their values went. And a language

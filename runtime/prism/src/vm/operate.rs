@@ -103,12 +103,14 @@ impl Vm {
 
     pub(super) fn unary_at(&mut self, op: UnOp, dst: usize, src: usize) -> Ran<()> {
         self.force_at(src)?;
-        let mut value = ops::unary(op, &self.fiber.stack[src])?;
-        if op == UnOp::Await {
-            // What the promise held may itself be awaited.
-            value = self.force(&value)?;
-        }
-        self.fiber.stack[dst] = value;
+        self.fiber.stack[dst] = match op {
+            UnOp::Await => {
+                let (held, confidence) = ops::awaited(&self.fiber.stack[src])?;
+                // The outer confidence replaces the one inside.
+                self.force(&held)?.maybe_sure(confidence)
+            }
+            op => ops::unary(op, &self.fiber.stack[src])?,
+        };
         Ok(())
     }
 

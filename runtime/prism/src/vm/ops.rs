@@ -216,7 +216,7 @@ fn instance(a: &Val, b: &Val) -> Raised<Val> {
     }
 }
 
-/// Any unary operator on a settled value; `await` has unwrapped what was pending.
+/// Any unary operator on a settled value.
 pub(super) fn unary(op: UnOp, v: &Val) -> Raised<Val> {
     Ok(match op {
         UnOp::Not => Val::Bool(!v.truthy()),
@@ -236,14 +236,19 @@ pub(super) fn unary(op: UnOp, v: &Val) -> Raised<Val> {
         UnOp::Tilde => v.clone(),
         UnOp::Extract => Val::Num(v.certainty()),
         UnOp::Typeof => Val::str(v.type_name()),
-        UnOp::Await => match v.plain() {
-            Val::Promise(promise) => match &**promise {
-                Promise::Fulfilled(inner) => inner.clone(),
-                Promise::Rejected(reason) => return Err(rejected(reason)),
-            },
-            _ => v.clone(),
-        },
+        UnOp::Await => unreachable!("the machine awaits"),
     })
+}
+
+/// What a promise holds, which may be pending, and how sure the promise is; other values as they are.
+pub(crate) fn awaited(v: &Val) -> Raised<(Val, Option<f64>)> {
+    match v.peel() {
+        (Val::Promise(promise), confidence) => match &**promise {
+            Promise::Fulfilled(inner) => Ok((inner.clone(), confidence)),
+            Promise::Rejected(reason) => Err(rejected(reason)),
+        },
+        _ => Ok((v.clone(), None)),
+    }
 }
 
 pub(crate) fn rejected(reason: &Val) -> Box<Raise> {

@@ -4,11 +4,11 @@ use super::calls::{Started, array_arg, bad_argument};
 use super::fibers::{FiberId, News};
 use super::futures::kept;
 use super::tasks::{After, Task, Then};
-use super::{Ran, Trap, Vm};
+use super::{Ran, Trap, Vm, ops};
 use crate::builtins::{Native, agents};
 use crate::diagnostic::{Raise, Raised};
 use crate::effects::{EffectId, EffectKind, Form, Slot};
-use crate::value::{Body, Object, Promise, Val, Value, text};
+use crate::value::{Body, Object, Val, Value, text};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -74,15 +74,11 @@ impl Parallel {
     }
 
     fn of(items: &[Val], mode: Mode, max: usize) -> Parallel {
-        let call = |item: &Val| match item {
-            Val::Pending(slot) => Call::Held(Arc::clone(slot)),
-            f if f.callable() => Call::Thunk(f.clone()),
-            Val::Promise(promise) => match &**promise {
-                Promise::Fulfilled(Val::Pending(slot)) => Call::Held(Arc::clone(slot)),
-                Promise::Fulfilled(value) => Call::Done(value.clone()),
-                Promise::Rejected(reason) => Call::Failed(text(reason)),
-            },
-            value => Call::Done(value.clone()),
+        let call = |item: &Val| match ops::awaited(item) {
+            Ok((Val::Pending(slot), None)) => Call::Held(slot),
+            Ok((f, _)) if item.callable() => Call::Thunk(f),
+            Ok((value, confidence)) => Call::Done(value.maybe_sure(confidence)),
+            Err(rejected) => Call::Failed(rejected.message),
         };
         Parallel::new(items.iter().map(call).collect(), None, mode, max)
     }
@@ -337,8 +333,9 @@ impl Vm {
             Native::All => {
                 let items = array_arg(native, args, 0)?;
                 self.spend(items.items().len())?;
-                let inner: Raised<Vec<Val>> = items.items().iter().map(awaited).collect();
-                let inner = inner?;
+                let held = items.items().iter().map(ops::awaited);
+                let inner: Vec<Val> =
+                    held.map(|held| held.map(|(v, c)| v.maybe_sure(c))).collect::<Raised<_>>()?;
                 if inner.iter().any(is_deferred) {
                     self.charge(inner.len() as u64 * 48)?;
                     return Ok(Started::Task(Val::Null, Task::parallel(Parallel::joined(inner))));
@@ -441,17 +438,6 @@ impl Vm {
 /// A call in the list of `Promise.all` that was left to it.
 fn is_deferred(value: &Val) -> bool {
     matches!(value, Val::Func(f) if matches!(&f.body, Body::Partial { native: Native::Deferred, .. }))
-}
-
-/// What `await` would give, as far as it is known.
-fn awaited(value: &Val) -> Raised<Val> {
-    match value.plain() {
-        Val::Promise(promise) => match &**promise {
-            Promise::Fulfilled(inner) => Ok(inner.clone()),
-            Promise::Rejected(reason) => Err(super::ops::rejected(reason)),
-        },
-        _ => Ok(value.clone()),
-    }
 }
 
 fn parallel_options(native: Native, options: &Val, calls: usize) -> Raised<(Mode, usize)> {

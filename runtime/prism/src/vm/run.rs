@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostic, Fault, Kind, Raise, Raised, Span};
 use crate::effects::{Effect, EffectId, Outcome};
 use crate::limits::{Limits, MAX_NESTING, MAX_WEIGHT};
 use crate::rules::Rules;
-use crate::value::{Lazy, Object, Promise, Val, Value};
+use crate::value::{Lazy, Object, Val, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -385,12 +385,8 @@ impl Vm {
     }
 
     fn finish(&mut self) -> Ran<Option<Value>> {
-        if let Val::Promise(promise) = self.fiber.stack[0].plain() {
-            self.fiber.stack[0] = match &**promise {
-                Promise::Fulfilled(inner) => inner.clone(),
-                Promise::Rejected(reason) => return Err(super::ops::rejected(reason).into()),
-            };
-        }
+        let (held, confidence) = super::ops::awaited(&self.fiber.stack[0])?;
+        self.fiber.stack[0] = self.force(&held)?.maybe_sure(confidence);
         self.settle_at(0)?;
         if !self.outstanding.is_empty() {
             self.wait_for_any();

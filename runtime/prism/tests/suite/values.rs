@@ -280,6 +280,10 @@ fn confidence_library() {
         &sure(r#"["_", "a", "b", "B"]"#, 0.95),
     );
     both("sortBy(\"n\")([{n: 10}, {n: 9}, {}]).map(o => o[\"n\"])", &sure("[9, 10, null]", 0.95));
+    both(
+        "sortBy(\"n\")([{n: \"zoo\"}, {n: \"\u{e9}tude\"}, {n: \"etude\"}, {n: \"\u{c9}tudes\"}, {n: \"fin\"}]).map(o => o.n)",
+        &sure("[\"etude\", \"\u{e9}tude\", \"\u{c9}tudes\", \"fin\", \"zoo\"]", 0.95),
+    );
     both("sortBy(5)", "runtime bad_argument");
     both("groupBy(x => x % 2)([1, 2, 3])", r#"{"1": [1, 3], "0": [2]}"#);
     both("groupBy(5)", "runtime bad_argument");
@@ -327,6 +331,15 @@ fn votes() {
 #[test]
 fn promises() {
     both("await Promise.resolve(1 ~> 0.5)", &sure("1", 0.5));
+    both("await (Promise.resolve(1) ~> 0.5)", &sure("1", 0.5));
+    both("await (Promise.resolve(1 ~> 0.25) ~> 0.5)", &sure("1", 0.5));
+    both("Promise.resolve(1) ~> 0.5", &sure("1", 0.5));
+    both("await (sleep(5) ~> 0.5)", &sure("null", 0.5));
+    both(
+        "Promise.all([Promise.resolve(1) ~> 0.5, sleep(1) ~> 0.25])",
+        &format!("[{}, {}]", sure("1", 0.5), sure("null", 0.25)),
+    );
+    pattern("parallel([Promise.resolve(1) ~> 0.5])", &format!("[{}]", sure("1", 0.5)));
     both("await Promise.reject(\"no\")", "runtime rejected");
     both("try { await Promise.reject(\"no\") } catch (e) { e }", "\"no\"");
     both("let p = Promise.resolve(1);\n[p == p, p === p, 1 == p, p != p]", "[false, false, false, true]");
