@@ -9,6 +9,7 @@ use std::{
 
 use clap::Parser;
 use parallax_cli::{api::Api, args::Args};
+use parallax_runtime::env::{Env, System};
 use parallax_security::{Authority, Files, Identity, Kind};
 use serde_json::{Value as Json, json};
 use tokio::{
@@ -34,8 +35,7 @@ for i in range(15000) { sleep(5) }
 pub async fn show(registry: &str, runs: &str) -> Result {
     let dir = tempfile::tempdir()?;
     std::fs::write(dir.path().join("ticking.prism"), PATTERN)?;
-    let now = std::time::SystemTime::now();
-    let authority = Authority::open(&dir.path().join("ca"), now)?;
+    let authority = Authority::open(&dir.path().join("ca"), System.system_time())?;
     let (mut stood, mut back) = (Vec::new(), Vec::new());
     for _ in 0..TRIES {
         let (mut first, mut second) = (
@@ -87,7 +87,7 @@ impl Replica {
         let files = authority.bundle(
             &identity(Kind::ControlPlane, &format!("plane-{n}"))?,
             dir,
-            std::time::SystemTime::now(),
+            System.system_time(),
         )?;
         let Files { ca, cert, key } = files;
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr());
@@ -108,7 +108,7 @@ impl Replica {
         let ready = async {
             while let Some(line) = lines.next_line().await? {
                 if line.starts_with("ready") {
-                    return Ok(());
+                    return Ok::<(), Box<dyn std::error::Error + Send + Sync>>(());
                 }
             }
             Err("a control plane did not start".into())

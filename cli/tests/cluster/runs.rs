@@ -138,7 +138,8 @@ async fn a_run_that_fails_takes_the_runs_within_along() {
 
 #[tokio::test]
 async fn a_run_that_failed_is_replayed_to_the_same_failure() {
-    let world = World::start_with_patterns(&[("wrong", "", "sleep(1)\nlet x = null\nx.y.z")]).await;
+    let world =
+        World::start_with_patterns(&[("wrong", "", "sleep(1)\nlet list = [1]\nlist.slicee(1)")]).await;
     let run = world.run("wrong", json!({})).await;
     assert!(run["status"] == "failed" && run["error"].as_str().unwrap().contains("wrong:"), "{run}");
     let path = format!("/api/executions/{}/replay", run["id"].as_str().unwrap());

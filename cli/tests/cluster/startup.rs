@@ -2,6 +2,7 @@
 
 use std::{net::TcpListener, path::Path, time::Duration};
 
+use parallax_cli::instance;
 use parallax_runtime::env::{Env, System};
 use parallax_security::{Authority, Identity, Kind};
 use serde_json::Value as Json;
@@ -53,6 +54,8 @@ async fn each_plane_may_have_a_process_of_its_own() {
     };
     start(&["--control-plane-only"]).await;
     start(&["--data-plane-only"]).await;
+    let _planes: Vec<_> =
+        instance::running(dir.path()).into_iter().map(|addresses| Instance { addresses }).collect();
     // It has found the control plane, and trusts its authority.
     soon(async {
         loop {
