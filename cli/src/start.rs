@@ -11,7 +11,10 @@ use parallax_runtime::{
 };
 use parallax_security::{Authority, Files, Kind, Plaintext, Tls};
 use parallax_telemetry::{Config as TelemetryConfig, Format, Guard, init};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -59,10 +62,17 @@ pub async fn run(args: &Args, start: &args::Start) -> Result {
 pub async fn serve(args: &Args, serve: &args::Serve, role: Role) -> Result {
     let settings = Settings::load(args, &serve.flags())?.settings;
     let telemetry = telemetry(&settings)?;
-    let signals = shutdown_signal()?;
+    let stop = shutdown_signal()?;
+    let mut hangup = catch(SignalKind::hangup())?;
     let planes = Planes::start(settings, role).await?;
     print_addresses(&planes.addresses);
-    signals.await;
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            _ = hangup.recv() => planes.reload(),
+        }
+    }
     info!("stopping");
     planes.stop().await;
     telemetry.shutdown(FLUSH).map_err(Exit::failed)
@@ -73,6 +83,7 @@ pub struct Planes {
     pub addresses: Addresses,
     life: Lifecycle,
     drain: Duration,
+    reload: Arc<Notify>,
     /// Released last.
     _owned: Owned,
 }
@@ -86,7 +97,8 @@ impl Planes {
         let owned = Owned::take(&settings.data_dir, role)?;
         let env = System::shared();
         let life = Lifecycle::new();
-        let addresses = match planes(&settings, role, &env, &life).await {
+        let reload = Arc::new(Notify::new());
+        let addresses = match planes(&settings, role, &env, &life, &reload).await {
             Ok(addresses) => addresses,
             Err(exit) => {
                 life.drain(settings.drain()).await;
@@ -94,7 +106,13 @@ impl Planes {
             }
         };
         owned.announce(&addresses)?;
-        Ok(Self { addresses, life, drain: settings.drain(), _owned: owned })
+        Ok(Self { addresses, life, drain: settings.drain(), reload, _owned: owned })
+    }
+
+    /// Reads the certificates again, now and not when their time comes. Connections keep those they have.
+    pub fn reload(&self) {
+        info!("certificates are read again");
+        self.reload.notify_waiters();
     }
 
     /// Stops accepting, drains, and lets go of the directory.
@@ -105,7 +123,13 @@ impl Planes {
     }
 }
 
-async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Lifecycle) -> Result<Addresses> {
+async fn planes(
+    settings: &Settings,
+    role: Role,
+    env: &Arc<dyn Env>,
+    life: &Lifecycle,
+    reload: &Arc<Notify>,
+) -> Result<Addresses> {
     let stores = Stores::new(env.clone(), life.clone());
     let open_failed = |e: parallax_runtime::store::StoreError| Exit::usage(e);
     let certificates = Certificates::open(settings, env.clone())?;
@@ -130,7 +154,7 @@ async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Life
             private_webhooks: settings.control_plane.local || settings.control_plane.webhook_private_networks,
             nodes_wanted: usize::from(role == Role::Both),
         };
-        let tls = certificates.load(Kind::ControlPlane, "control-plane", life)?;
+        let tls = certificates.load(Kind::ControlPlane, "control-plane", life, reload)?;
         let registry =
             stores.registry(&settings.store_url(&settings.stores.registry)).await.map_err(open_failed)?;
         let runs = stores.runs(&settings.store_url(&settings.stores.runs)).await.map_err(open_failed)?;
@@ -152,7 +176,7 @@ async fn planes(settings: &Settings, role: Role, env: &Arc<dyn Env>, life: &Life
         let defaults = own.over(parallax_data_plane::Config::default());
         let node_id =
             if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
-        let tls = certificates.load(Kind::DataPlane, &node_id, life)?;
+        let tls = certificates.load(Kind::DataPlane, &node_id, life, reload)?;
         // A certificate that was given names the node.
         let node_id = tls.identity().id;
         let config = parallax_data_plane::Config {
@@ -216,8 +240,8 @@ impl Certificates {
         }
     }
 
-    /// Loads, and keeps them fresh as long as the process lives.
-    fn load(&self, kind: Kind, id: &str, life: &Lifecycle) -> Result<Tls> {
+    /// Loads, and keeps them fresh as long as the process lives: now and then, and when told to.
+    fn load(&self, kind: Kind, id: &str, life: &Lifecycle, reload: &Arc<Notify>) -> Result<Tls> {
         let (tls, env) = match self {
             Self::Given { files, env } => (Tls::load(files.clone(), env.system_time()), env.clone()),
             Self::Local { authority, data_dir, env } => {
@@ -225,14 +249,15 @@ impl Certificates {
             }
         };
         let tls = tls.map_err(Exit::usage)?;
-        let (kept, id) = (tls.clone(), id.to_owned());
+        let (kept, id, reload) = (tls.clone(), id.to_owned(), reload.clone());
         let renew = match self {
             Self::Given { .. } => None,
             Self::Local { authority, data_dir, .. } => Some((authority.clone(), data_dir.clone())),
         };
         life.spawn_until_stopped("certificates", async move {
             loop {
-                tokio::time::sleep(CERTIFICATES).await;
+                // Late or told to, it is the same.
+                _ = tokio::time::timeout(CERTIFICATES, reload.notified()).await;
                 let now = env.system_time();
                 let renewed = match &renew {
                     Some((authority, data_dir)) => local_tls(authority, data_dir, kind, &id, now).map(drop),
@@ -268,12 +293,15 @@ pub fn telemetry(settings: &Settings) -> Result<Guard> {
     .map_err(Exit::usage)
 }
 
+fn catch(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|e| Exit::failed(format!("signals cannot be caught: {e}")))
+}
+
 /// Resolves at SIGINT or SIGTERM; listens from now on.
 ///
 /// # Errors
 /// Signals that cannot be caught.
 pub fn shutdown_signal() -> Result<impl Future<Output = ()>> {
-    let catch = |kind| signal(kind).map_err(|e| Exit::failed(format!("signals cannot be caught: {e}")));
     let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
     Ok(async move {
         tokio::select! {

@@ -11,15 +11,14 @@ use std::{
 use bytes::Bytes;
 use futures::future::poll_fn;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, Uri,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri,
     header::CONTENT_TYPE,
-    request::Parts,
     uri::{PathAndQuery, Scheme},
 };
 use http_body::{Body, Frame};
 use jiff::Timestamp;
 use parallax_runtime::{confidence::Confidence, store::CallOutcome, wire};
-use parallax_telemetry::propagate;
+use parallax_telemetry::{EXPORTED_ONLY, propagate};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tracing::{Span, field::Empty, info_span};
@@ -82,6 +81,7 @@ impl Call {
         let timeout = ask.timeout.unwrap_or(caller.config.default_deadline);
         Self {
             span: info_span!(
+                target: EXPORTED_ONLY,
                 "call",
                 otel.kind = "client",
                 agent = entry.agent.key.id,
@@ -115,15 +115,18 @@ impl Call {
     pub(crate) async fn send(
         &self,
         path: PathAndQuery,
-        headers: HeaderMap,
+        headers: &HeaderMap,
         upload: &Rc<Upload>,
     ) -> Result<Answering, Failure> {
         let mut deadline = Box::pin(sleep_until(self.deadline));
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let mut head = head(&self.entry, path, headers, left);
-        if !self.span.is_disabled() {
-            self.span.in_scope(|| propagate::inject(&mut head.headers));
-        }
+        let head = || {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let mut head = head(&self.entry, path.clone(), headers.clone(), left);
+            if !self.span.is_disabled() {
+                self.span.in_scope(|| propagate::inject(head.headers_mut()));
+            }
+            head
+        };
         let mut lease = None;
         let response = tokio::select! {
             biased;
@@ -226,7 +229,7 @@ impl Call {
         }
         if let Some(about) = self.recorded.take() {
             let entry = self.entry.clone();
-            caller.recorder.record(Seen { entry, about, outcome, confidence, took, at: self.at });
+            caller.recorder.record(Seen { entry, about, outcome, confidence, took, at: self.at }, now);
         }
     }
 }
@@ -238,7 +241,7 @@ impl Drop for Call {
 }
 
 /// A request's head as it goes to an agent: what is `left` of the time, and whom a gateway is to pass it on to.
-pub(crate) fn head(entry: &Entry, path: PathAndQuery, mut headers: HeaderMap, left: Duration) -> Parts {
+pub(crate) fn head(entry: &Entry, path: PathAndQuery, mut headers: HeaderMap, left: Duration) -> Request<()> {
     headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
     if let Some((tenant, id)) = &entry.through {
         headers.insert(TENANT, tenant.clone());
@@ -248,11 +251,11 @@ pub(crate) fn head(entry: &Entry, path: PathAndQuery, mut headers: HeaderMap, le
     uri.scheme = Some(if entry.expect.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(entry.authority.clone());
     uri.path_and_query = Some(path);
-    let (mut head, ()) = http::Request::new(()).into_parts();
-    head.method = http::Method::POST;
-    head.version = http::Version::HTTP_2;
-    head.uri = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
-    head.headers = headers;
+    let mut head = Request::new(());
+    *head.method_mut() = http::Method::POST;
+    *head.version_mut() = http::Version::HTTP_2;
+    *head.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
+    *head.headers_mut() = headers;
     head
 }
 

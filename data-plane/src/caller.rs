@@ -115,7 +115,7 @@ impl Caller {
         call.continue_trace(&sent.headers);
         let span = call.span.clone();
         let answered = async {
-            let mut answering = call.send(sent.path.clone(), sent.headers.clone(), sent.upload).await?;
+            let mut answering = call.send(sent.path.clone(), &sent.headers, sent.upload).await?;
             if ask.unary && group.is_some() && !answering.body.is_empty() {
                 answering.peek().await?;
             }

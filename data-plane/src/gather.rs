@@ -26,6 +26,8 @@ const KEPT: usize = 16 * 1024;
 struct Inner<S> {
     stream: S,
     waiting: BytesMut,
+    /// How often something was read.
+    heard: u64,
     /// Of the write that failed: it is told to whoever writes next.
     error: Option<io::Error>,
 }
@@ -41,12 +43,17 @@ impl<S> Clone for Gather<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self(Rc::new(RefCell::new(Inner { stream, waiting: BytesMut::new(), error: None })))
+        Self(Rc::new(RefCell::new(Inner { stream, waiting: BytesMut::new(), heard: 0, error: None })))
     }
 
     /// `task`, with what it writes to this stream written after each of its wake-ups.
     pub(crate) fn gathering<F>(&self, task: F) -> Gathering<F, S> {
         Gathering { task, gather: self.clone() }
+    }
+
+    /// How often something was read: if it is the same as before, the peer has been silent.
+    pub(crate) fn heard(&self) -> u64 {
+        self.0.borrow().heard
     }
 }
 
@@ -79,7 +86,10 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, buf)
+        let mut inner = self.0.borrow_mut();
+        let read = Pin::new(&mut inner.stream).poll_read(cx, buf);
+        inner.heard += u64::from(read.is_ready());
+        read
     }
 }
 
@@ -124,13 +134,6 @@ pin_project! {
         #[pin]
         task: F,
         gather: Gather<S>,
-    }
-}
-
-impl<F, S> Gathering<F, S> {
-    /// The task itself.
-    pub(crate) fn task(self: Pin<&mut Self>) -> Pin<&mut F> {
-        self.project().task
     }
 }
 

@@ -22,6 +22,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
+    rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parallax_runtime::{agent::Url, wire};
@@ -31,6 +32,7 @@ use tokio::{
     task::{AbortHandle, spawn_local, yield_now},
     time::{Instant, sleep_until, timeout},
 };
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tracing::debug;
 
@@ -43,8 +45,8 @@ use crate::{
     ask::{GRPC_TIMEOUT, parse_grpc_timeout},
     directory::Entry,
     error::Failure,
-    local::Local,
-    pool::{Backoff, Dialer, PING_TIMEOUT, RESENDS, lost, never_processed, root},
+    keepalive::PING_TIMEOUT,
+    pool::{Backoff, Dialer, RESENDS, lost, never_processed, root},
     upload::Upload,
     vitals::Vitals,
 };
@@ -247,7 +249,7 @@ impl HttpAgent {
         match Limited::new(body, limit).collect().await {
             Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
             Err(e) => Err(match e.downcast::<hyper::Error>() {
-                Ok(e) => lost(&self.entry, &e),
+                Ok(e) => lost(&self.entry, &*e),
                 Err(_) => self.bad(format!("it answered with more than {limit} bytes")),
             }),
         }
@@ -352,7 +354,7 @@ impl HttpAgent {
         opened: Opened,
     ) -> Result<http2::SendRequest<Full<Bytes>>, String> {
         let tasks = self.dialer.tasks.clone();
-        let (send, connection) = http2::Builder::new(Local::new(tasks.clone()))
+        let (send, connection) = http2::Builder::new(Local(tasks.clone()))
             .timer(TokioTimer::new())
             .max_local_error_reset_streams(None)
             .keep_alive_interval(self.dialer.config.keepalive)
@@ -379,6 +381,16 @@ impl HttpAgent {
         if !self.watched.replace(true) {
             spawn_local(expire(Rc::downgrade(self), until));
         }
+    }
+}
+
+/// Where hyper starts its tasks: on the worker's own thread.
+#[derive(Clone)]
+struct Local(TaskTracker);
+
+impl<F: Future + 'static> Executor<F> for Local {
+    fn execute(&self, task: F) {
+        self.0.spawn_local(async { _ = task.await });
     }
 }
 

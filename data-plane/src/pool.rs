@@ -7,22 +7,16 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
+    future::{Future, poll_fn},
     pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{FutureExt, future::Shared};
-use http::{Request, Response, request::Parts};
-use http_body::{Body, Frame};
-use hyper::{
-    body::Incoming,
-    client::conn::http2::{self, SendRequest},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parallax_runtime::{agent::Url, env::Env};
 use parallax_security::{Tls, connect_plain};
 use tokio::{
@@ -36,17 +30,18 @@ use crate::{
     config::Config,
     directory::{Entry, follow::jitter},
     error::Failure,
+    frames::{Incoming, Outgoing},
     gather::Gather,
     http_agent::{HttpAgent, Whole},
-    local::Local,
+    keepalive::Keepalive,
     upload::{Sending, Upload},
 };
 
 /// Bytes in flight towards us, per stream and per connection: a stream that its caller does not read holds up
 /// no other until dozens do.
 pub(crate) const WINDOWS: (u32, u32) = (128 * 1024, 8 * 1024 * 1024);
-/// How long an agent may take to answer a ping.
-pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// The largest head of a message that is taken, as HTTP/2 counts it (RFC 9113, 6.5.2). Bytes.
+pub(crate) const HEADERS: u32 = 16 * 1024;
 /// Cancelled calls of which a connection remembers that an answer may still come.
 const CROSSING: usize = 1024;
 /// Connections that one call waits for, one after the other.
@@ -79,16 +74,16 @@ impl Pools {
     pub(crate) async fn send(
         &self,
         entry: &Arc<Entry>,
-        head: Parts,
+        head: impl Fn() -> Request<()>,
         upload: &Rc<Upload>,
         probe: bool,
         lease: &mut Option<Lease>,
     ) -> Result<Response<Upstream>, Failure> {
         match &entry.url {
-            None => Ok(self.to(entry).send(head, upload, probe, lease).await?.map(Upstream::Streamed)),
+            None => self.to(entry).send(head, upload, probe, lease).await,
             Some(url) => {
                 let agent = self.by_http(entry, url);
-                Ok(agent.send(head, upload, probe).await?.map(Upstream::Whole))
+                Ok(agent.send(head().into_parts().0, upload, probe).await?.map(Upstream::Whole))
             }
         }
     }
@@ -114,29 +109,42 @@ impl Pools {
 
 /// A response's body, as it comes or made of what came.
 pub(crate) enum Upstream {
-    Streamed(Incoming),
+    /// Reading it carries on what is still being sent.
+    Streamed {
+        incoming: Incoming,
+        outgoing: Option<Outgoing<Sending>>,
+    },
     Whole(Whole),
 }
 
 impl Body for Upstream {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = h2::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         match self.get_mut() {
-            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
+            Self::Streamed { incoming, outgoing } => {
+                carry_on(outgoing, cx);
+                Pin::new(incoming).poll_frame(cx)
+            }
             Self::Whole(body) => Poll::Ready(body.next().map(Ok)),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streamed(body) => body.is_end_stream(),
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
             Self::Whole(body) => body.is_end(),
         }
+    }
+}
+
+fn carry_on(outgoing: &mut Option<Outgoing<Sending>>, cx: &mut Context<'_>) {
+    if outgoing.as_mut().is_some_and(|outgoing| outgoing.poll(cx).is_ready()) {
+        *outgoing = None;
     }
 }
 
@@ -158,8 +166,8 @@ pub(crate) struct Backoff {
 }
 
 struct Connection {
-    send: SendRequest<Sending>,
-    in_flight: Cell<usize>,
+    send: RefCell<SendRequest<Bytes>>,
+    in_flight: Rc<Cell<usize>>,
     /// When the agent last began to answer on it, or it was opened.
     heard: Cell<Instant>,
 }
@@ -182,30 +190,29 @@ impl Pool {
         })
     }
 
-    /// Sends a request and waits for the head of its response; dropping the future cancels the call at the
+    /// Sends a request, whose head is made for each attempt, and waits for the head of its response; dropping the future cancels the call at the
     /// agent. A `probe` dials even if it failed just now. `lease` shows the hold on the connection meanwhile,
     /// to be kept until the response has ended.
     async fn send(
         self: &Rc<Self>,
-        head: Parts,
+        head: impl Fn() -> Request<()>,
         upload: &Rc<Upload>,
         probe: bool,
         lease: &mut Option<Lease>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Upstream>, Failure> {
         let mut resends = 0;
         loop {
             let lease = lease.insert(self.lease(probe).await?);
-            let request = Request::from_parts(head.clone(), upload.attempt());
-            let mut send = lease.connection.send.clone();
-            let mut error = match send.try_send_request(request).await {
-                Ok(response) => {
-                    lease.connection.heard.set(Instant::now());
-                    return Ok(response);
-                }
-                Err(error) => error,
+            let (error, unsent) = match Attempt::begin(&lease.connection, head(), upload) {
+                Ok(attempt) => match attempt.await {
+                    Ok(response) => {
+                        lease.connection.heard.set(Instant::now());
+                        return Ok(response);
+                    }
+                    Err(failed) => failed,
+                },
+                Err(error) => (error, true),
             };
-            let unsent = error.take_message().is_some();
-            let error = error.into_error();
             if !unsent && !never_processed(&error) {
                 return Err(lost(&self.entry, &error));
             }
@@ -225,7 +232,7 @@ impl Pool {
         let mut dials = 0;
         loop {
             let best = self.best();
-            let crowded = |c: &Rc<Connection>| c.in_flight.get() >= config.streams_per_connection;
+            let crowded = |c: &Rc<Connection>| c.in_flight.get() >= c.room(config.streams_per_connection);
             let wanted =
                 best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent;
             let connecting = if wanted { self.connecting(probe && dials == 0) } else { None };
@@ -251,7 +258,7 @@ impl Pool {
     /// The open connection with the fewest calls in flight; forgets those that have closed.
     fn best(&self) -> Option<Rc<Connection>> {
         let mut open = self.open.borrow_mut();
-        open.retain(|connection| connection.send.is_ready());
+        open.retain(|connection| connection.is_open());
         open.iter().min_by_key(|connection| connection.in_flight.get()).cloned()
     }
 
@@ -283,14 +290,12 @@ impl Pool {
         Some(wait)
     }
 
-    fn connected(&self, connected: Result<SendRequest<Sending>, String>) {
+    fn connected(&self, connected: Result<Connection, String>) {
         *self.connecting.borrow_mut() = None;
         let mut backoff = self.backoff.borrow_mut();
         match connected {
-            Ok(send) => {
+            Ok(connection) => {
                 *backoff = None;
-                let connection =
-                    Connection { send, in_flight: Cell::new(0), heard: Cell::new(Instant::now()) };
                 self.open.borrow_mut().push(Rc::new(connection));
             }
             Err(cause) => *backoff = Some(self.dialer.back_off(backoff.as_ref(), &self.entry, cause)),
@@ -307,37 +312,106 @@ impl Dialer {
         Backoff { until: Instant::now() + jitter(pause, self.env.random()), pause, cause }
     }
 
-    async fn connect(&self, entry: &Arc<Entry>, pool: &Weak<Pool>) -> Result<SendRequest<Sending>, String> {
+    async fn connect(&self, entry: &Arc<Entry>, pool: &Weak<Pool>) -> Result<Connection, String> {
         let endpoint = &entry.agent.endpoint;
         let stream = match &entry.expect {
             Some(expect) => self.tls.connect(&*self.env, endpoint, expect).await,
             None => connect_plain(&*self.env, endpoint).await,
         };
         let gather = Gather::new(stream.map_err(|e| e.to_string())?);
-        let executor = Local::gathering(self.tasks.clone(), gather.clone());
-        let (send, connection) = http2::Builder::new(executor)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOWS.0)
+        let (send, mut driver) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
+            .max_header_list_size(HEADERS)
+            // Until the agent has said how many it takes: what it would refuse is not sent.
+            .initial_max_send_streams(0)
             // Answers that cross a cancellation of ours are no offence of the agent's.
             .max_concurrent_reset_streams(CROSSING)
             .max_local_error_reset_streams(None)
-            .keep_alive_interval(self.config.keepalive)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(gather))
+            .handshake(gather.clone())
             .await
             .map_err(|e| e.to_string())?;
-        let (vitals, pool) = (entry.vitals.clone(), pool.clone());
-        self.tasks.spawn_local(async move {
+        let pings = driver.ping_pong().expect("nobody has taken it yet");
+        let mut keepalive = Keepalive::new(pings, self.config.keepalive);
+        let in_flight = Rc::new(Cell::new(0));
+        let connection = Connection { send: send.into(), in_flight: in_flight.clone(), heard: Cell::new(Instant::now()) };
+        let (vitals, pool, heard) = (entry.vitals.clone(), pool.clone(), gather.clone());
+        self.tasks.spawn_local(gather.gathering(async move {
             vitals.connection_opened();
-            let ended = connection.await;
+            let ended = poll_fn(|cx| {
+                if keepalive.poll(cx, heard.heard(), in_flight.get() > 0).is_ready() {
+                    return Poll::Ready(Err(h2::Error::from(h2::Reason::NO_ERROR)));
+                }
+                Pin::new(&mut driver).poll(cx)
+            });
+            let ended = ended.await;
+            // What is still on it fails now.
+            drop(driver);
             vitals.connection_closed();
             debug!(?ended, "a connection to an agent ended");
             if let Some(pool) = pool.upgrade() {
                 pool.best();
             }
-        });
-        Ok(send)
+        }));
+        Ok(connection)
+    }
+}
+
+impl Connection {
+    /// How many calls it takes at a time, `most` at most: what the agent said, once it has said so. Further ones
+    /// wait for their turn on it.
+    fn room(&self, most: usize) -> usize {
+        match self.send.borrow().current_max_send_streams() {
+            0 => most,
+            said => most.min(said),
+        }
+    }
+
+    /// Whether it takes calls: it has not broken, and the agent has not said goodbye.
+    fn is_open(&self) -> bool {
+        let ready = self.send.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
+        !matches!(ready, Poll::Ready(Err(_)))
+    }
+}
+
+/// A request on one connection, until the head of its response.
+struct Attempt {
+    send: SendRequest<Bytes>,
+    /// Whether the agent's limit of streams has let it out; until then nothing of it was sent.
+    opened: bool,
+    response: ResponseFuture,
+    outgoing: Option<Outgoing<Sending>>,
+}
+
+impl Attempt {
+    fn begin(connection: &Connection, head: Request<()>, upload: &Rc<Upload>) -> Result<Self, h2::Error> {
+        let mut send = connection.send.borrow().clone();
+        let body = upload.attempt();
+        let bare = body.is_end_stream();
+        let (response, stream) = send.send_request(head, bare)?;
+        let outgoing = (!bare).then(|| Outgoing::new(body, stream));
+        Ok(Self { send, opened: false, response, outgoing })
+    }
+}
+
+impl Future for Attempt {
+    /// The error, and whether the agent provably saw nothing of the request.
+    type Output = Result<Response<Upstream>, (h2::Error, bool)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if !this.opened {
+            this.opened = matches!(this.send.poll_ready(cx), Poll::Ready(Ok(())));
+        }
+        carry_on(&mut this.outgoing, cx);
+        Poll::Ready(match ready!(Pin::new(&mut this.response).poll(cx)) {
+            Ok(response) => {
+                let outgoing = this.outgoing.take();
+                Ok(response.map(|stream| Upstream::Streamed { incoming: Incoming::new(stream), outgoing }))
+            }
+            Err(error) => Err((error, !this.opened)),
+        })
     }
 }
 
@@ -363,24 +437,106 @@ impl Drop for Lease {
     }
 }
 
+/// An error of h2, or of what is built upon it.
+type Fault = dyn std::error::Error + 'static;
+
 /// Whether the agent is known not to have begun the request: it refused the stream (RFC 9113, 8.7), or said
 /// goodbye with a last stream before this one.
-pub(crate) fn never_processed(error: &hyper::Error) -> bool {
+pub(crate) fn never_processed(error: &Fault) -> bool {
     let Some(error) = cause::<h2::Error>(error) else { return false };
     error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+fn cause<'a, E: std::error::Error + 'static>(error: &'a Fault) -> Option<&'a E> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// The innermost cause, which names what happened.
-pub(crate) fn root(error: &hyper::Error) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+pub(crate) fn root(error: &Fault) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
     causes.last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// A connection broke under a call.
-pub(crate) fn lost(entry: &Entry, error: &hyper::Error) -> Failure {
+pub(crate) fn lost(entry: &Entry, error: &Fault) -> Failure {
     Failure::Lost { agent: entry.who(), cause: root(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Mutex};
+
+    use jiff::Timestamp;
+    use parallax_proto::{controlplane::v1 as wire, registry::AgentRegistration};
+    use parallax_runtime::env::{Network, Simulated};
+    use parallax_security::{Authority, Dialling, Identity, Kind};
+    use parallax_telemetry::{Registry, metrics::DataPlaneMetrics};
+    use tokio::{task::LocalSet, time::sleep};
+
+    use super::*;
+    use crate::directory::Book;
+
+    /// A network in which nobody is at home.
+    struct Deserted {
+        env: Simulated,
+        dials: Mutex<Vec<Instant>>,
+    }
+
+    impl Network for Deserted {
+        fn dial<'a>(&'a self, _: &'a str) -> Dialling<'a> {
+            self.dials.lock().unwrap().push(Instant::now());
+            Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+        }
+    }
+
+    impl Env for Deserted {
+        fn now(&self) -> Timestamp {
+            self.env.now()
+        }
+
+        fn random(&self) -> u64 {
+            self.env.random()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_not_there_is_dialled_ever_less_often_and_never_in_step() {
+        let env = Arc::new(Deserted { env: Simulated::new(7), dials: Mutex::default() });
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path(), std::time::SystemTime::now()).unwrap();
+        let identity = Identity::new("t", Kind::DataPlane, "node").unwrap();
+        let files = authority.bundle(&identity, dir.path(), std::time::SystemTime::now()).unwrap();
+        let tls = Tls::load(files, std::time::SystemTime::now()).unwrap();
+let registration = AgentRegistration { id: "a".into(), endpoint: "h:1".into(), ..Default::default() };
+        let record = wire::AgentRecord {
+            tenant: "t".into(),
+            registration: Some(registration),
+            transport: wire::Transport::Plaintext.into(),
+        };
+        book.upsert(record, Instant::now()).unwrap();
+        let snapshot = book.snapshot(1, Instant::now());
+        let local = LocalSet::new();
+        let calls = async {
+            let pools = Pools::new(config, tls, env.clone(), TaskTracker::new());
+            let pool = pools.to(snapshot.entries().next().unwrap());
+            for _ in 0..20_000 {
+                let upload = Upload::whole(Bytes::new());
+                let failed = pool.send(|| Request::new(()), &upload, false, &mut None).await.err().unwrap();
+                assert!(failed.to_string().contains("connection refused"), "{failed}");
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        local.run_until(calls).await;
+        let dials = env.dials.lock().unwrap();
+        let pauses: Vec<Duration> = dials.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses.len() > 12, "{pauses:?}");
+        let mut pause = first;
+        for waited in &pauses {
+            let grain = Duration::from_millis(2);
+            assert!(*waited >= pause / 2 && *waited <= pause + grain, "{waited:?} of {pause:?}: {pauses:?}");
+            pause = (pause * 2).min(longest);
+        }
+        let last: HashSet<&Duration> = pauses.iter().rev().take(8).collect();
+        assert!(last.len() > 4, "jitter: {pauses:?}");
+    }
 }

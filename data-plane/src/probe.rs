@@ -48,7 +48,8 @@ async fn probe(caller: &Caller, entry: &Arc<Entry>) -> Option<Report> {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
-    let head = head(entry, PathAndQuery::from_static(HEALTH_CHECK), headers, TIMEOUT);
+    let path = PathAndQuery::from_static(HEALTH_CHECK);
+    let head = || head(entry, path.clone(), headers.clone(), TIMEOUT);
     let (upload, mut lease) = (Upload::whole(vec![0; PREFIX].into()), None);
     let response = caller.pools.send(entry, head, &upload, false, &mut lease).await.ok()?;
     let (mut body, mut bytes) = (pin!(response.into_body()), BytesMut::new());

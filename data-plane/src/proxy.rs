@@ -13,7 +13,6 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, uri::PathAndQuery};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use parallax_runtime::{DEFAULT_TENANT, error::status, wire};
 use parallax_security::{Kind, Peer};
 use tokio::time::Instant;
@@ -23,6 +22,7 @@ use crate::{
     call::{Answer, Answering, Call},
     caller::{Caller, Sent},
     error::Failure,
+    frames::Incoming,
     scan::Scanner,
     services::Reply,
     upload::{Upload, discard},

@@ -3,18 +3,23 @@
 use std::{
     cell::Cell,
     collections::HashSet,
+    future::{Future, poll_fn},
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    pin::pin,
     rc::Rc,
     sync::Arc,
+    task::Poll,
     thread,
     time::Duration,
 };
 
-use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{Request, Response};
+use http_body::Body;
 use parallax_runtime::{env::Env, lifecycle::Lifecycle};
-use parallax_security::{Acceptor, Alpn, Error as SecurityError, Tls, Transport};
+use parallax_security::{Acceptor, Alpn, Error as SecurityError, Peer, Stream, Tls, Transport};
 use parallax_telemetry::metrics::DataPlaneMetrics;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -35,9 +40,10 @@ use crate::{
     directory::Directory,
     error::Error,
     fanout,
+    frames::{Incoming, Outgoing},
     gather::Gather,
-    local::Local,
-    pool::{Pools, WINDOWS},
+    keepalive::Keepalive,
+    pool::{HEADERS, Pools, WINDOWS},
     proxy::Origin,
     services::{Dispatcher, Services},
     tracker::Recorder,
@@ -242,33 +248,67 @@ impl Edge {
             warn!(addr = %peer.addr, "a plaintext connection: its calls are refused");
         }
         let origin = Origin::of(&peer);
-        let peer = Rc::new((peer, origin));
-        let services = self.services.clone();
         let gather = Gather::new(stream);
-        let connection = http2::Builder::new(Local::new(self.calls.clone()))
-            .timer(TokioTimer::new())
-            .auto_date_header(false)
-            .max_concurrent_streams(self.config.max_streams)
-            .initial_stream_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
-            .max_pending_accept_reset_streams(RESETS.0)
-            .max_local_error_reset_streams(RESETS.1)
-            .keep_alive_interval(KEEPALIVE)
-            .serve_connection(
-                TokioIo::new(gather.clone()),
-                service_fn(move |request| services.clone().answer(peer.clone(), request)),
-            );
-        let connection = gather.gathering(connection);
-        tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.life.stopping() => {
-                connection.as_mut().task().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(e) = ended {
+        if let Err(e) = gather.gathering(self.streams(gather.clone(), Rc::new((peer, origin)))).await {
             debug!("a caller's connection ended: {e}");
         }
+    }
+
+    /// Serves a connection's streams, each in a task of its own, until the last has ended.
+    async fn streams(self: Rc<Self>, io: Gather<Stream>, peer: Rc<(Peer, Origin)>) -> Result<(), h2::Error> {
+        let handshake = h2::server::Builder::new()
+            .max_concurrent_streams(self.config.max_streams)
+            .initial_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_header_list_size(HEADERS)
+            .max_pending_accept_reset_streams(RESETS.0)
+            .max_local_error_reset_streams(Some(RESETS.1))
+            .handshake(io.clone());
+        let Ok(handshake) = timeout(HANDSHAKE_TIMEOUT, handshake).await else { return Ok(()) };
+        let mut connection = handshake?;
+        let pings = connection.ping_pong().expect("nobody has taken it yet");
+        let mut keepalive = Keepalive::new(pings, KEEPALIVE);
+        let mut stopping = pin!(self.life.stopping());
+        let (mut said_goodbye, mut silent) = (false, false);
+        loop {
+            let accepted = poll_fn(|cx| {
+                if !said_goodbye && stopping.as_mut().poll(cx).is_ready() {
+                    said_goodbye = true;
+                    connection.graceful_shutdown();
+                }
+                if !silent && keepalive.poll(cx, io.heard(), true).is_ready() {
+                    silent = true;
+                    connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                }
+                connection.poll_accept(cx)
+            });
+            let Some(accepted) = accepted.await else { return Ok(()) };
+            let (request, respond) = accepted?;
+            self.calls.spawn_local(stream(self.services.clone(), peer.clone(), request, respond));
+        }
+    }
+}
+
+/// One request and its answer. A caller that resets the stream cancels whatever is under way.
+async fn stream(
+    services: Services,
+    peer: Rc<(Peer, Origin)>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let mut answer = pin!(services.answer(peer, request.map(Incoming::new)));
+    let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Ready(answered) => Poll::Ready(Some(answered)),
+        Poll::Pending => respond.poll_reset(cx).map(|_| None),
+    });
+    let Some(response) = answered.await else { return };
+    let (head, body) = response.into_parts();
+    let whole = body.is_end_stream();
+    // It fails when the caller has gone.
+    if let Ok(send) = respond.send_response(Response::from_parts(head, ()), whole)
+        && !whole
+    {
+        let mut outgoing = Outgoing::new(body, send);
+        poll_fn(|cx| outgoing.poll(cx)).await;
     }
 }

@@ -1,7 +1,6 @@
 //! What a node serves: who may call what is decided here, for every request, and where it goes.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -13,7 +12,6 @@ use axum::{Json, Router, extract::State, routing::get};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use parallax_proto::dataplane::v1::{
     AgentStatus, Breaker, CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest, GetAgentStatusRequest,
     breaker,
@@ -41,6 +39,7 @@ use crate::{
     caller::Caller,
     directory::Directory,
     fanout::{Job, MAX_AGENTS, Many, Stream},
+    frames::Incoming,
     proxy::{self, Origin, Proxied},
     upload::discard,
     vitals::View,
@@ -63,7 +62,7 @@ impl Services {
         self,
         peer: Rc<(Peer, Origin)>,
         mut request: Request<Incoming>,
-    ) -> Result<Response<Reply>, Infallible> {
+    ) -> Response<Reply> {
         let (peer, origin) = &*peer;
         if let Err(denied) = access::check(peer, request.uri().path()) {
             let status = match denied.code {
@@ -71,14 +70,14 @@ impl Services {
                 DeniedCode::PermissionDenied => Status::permission_denied(denied.message),
             };
             discard(request.into_body());
-            return Ok(status.into_http());
+            return status.into_http();
         }
         if request.uri().path().starts_with(proxy::PREFIX) {
-            return Ok(proxy::proxy(self.caller, origin, request).await);
+            return proxy::proxy(self.caller, origin, request).await;
         }
         request.extensions_mut().insert(Arc::new(origin.clone()));
         let response = self.routes.oneshot(request.map(tonic::body::Body::new)).await;
-        Ok(response.unwrap_or_else(|never| match never {}).map(Reply::Served))
+        response.unwrap_or_else(|never| match never {}).map(Reply::Served)
     }
 }
 

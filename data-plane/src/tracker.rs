@@ -2,7 +2,7 @@
 //!
 //! A queue that is full, or a store that keeps failing, loses samples and counts them; it never holds up a call.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parallax_runtime::{
@@ -13,13 +13,14 @@ use parallax_runtime::{
 use parallax_telemetry::metrics::DataPlaneMetrics;
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::warn;
 
 use crate::{ask::About, directory::Entry, directory::follow::jitter};
 
-/// Samples per batch, and how long the first of one waits for others.
+/// Samples per batch, and how long the first of one waits for others. They are not waited for one by one: a path that
+/// must wake this task for each sample pays more for that than for the call's policy.
 const BATCH: (usize, Duration) = (500, Duration::from_millis(100));
 /// Tries to store one batch, the first pause between two (it doubles), and how long one may take.
 const TRIES: u32 = 5;
@@ -36,19 +37,36 @@ pub(crate) struct Seen {
     pub(crate) at: Timestamp,
 }
 
-/// The path's end of the queue.
+/// Calls outside of runs of which each worker keeps samples: a second, and at once. To store one costs more than half
+/// of what the call does, and thousands a second say no more of an agent than hundreds. Those of runs are all kept.
+const SINGLE: (u32, u32) = (500, 4096);
+
+/// The path's end of the queue; each worker has its own.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     queue: mpsc::Sender<Seen>,
     metrics: DataPlaneMetrics,
+    /// When the last sample that was kept falls due at [`SINGLE`]'s rate: the bucket of GCRA (ITU-T I.371).
+    due: Cell<Option<Instant>>,
 }
 
 impl Recorder {
-    /// Never waits.
-    pub(crate) fn record(&self, seen: Seen) {
-        if self.queue.try_send(seen).is_err() {
+    /// Never waits. A sample that is too much is lost, and counted.
+    pub(crate) fn record(&self, seen: Seen, now: Instant) {
+        let single = seen.about.pattern.is_empty() && seen.about.task.is_empty();
+        if (single && !self.admits(now)) || self.queue.try_send(seen).is_err() {
             self.metrics.confidence_samples_dropped.inc();
         }
+    }
+
+    fn admits(&self, now: Instant) -> bool {
+        let gap = Duration::from_secs(1) / SINGLE.0;
+        let due = self.due.get().map_or(now, |due| due.max(now));
+        let admitted = due - now < gap * SINGLE.1;
+        if admitted {
+            self.due.set(Some(due + gap));
+        }
+        admitted
     }
 }
 
@@ -68,7 +86,8 @@ pub(crate) fn tracker(
     metrics: DataPlaneMetrics,
 ) -> (Recorder, Tracker) {
     let (sender, queue) = mpsc::channel(capacity);
-    (Recorder { queue: sender, metrics: metrics.clone() }, Tracker { queue, store, env, metrics })
+    let recorder = Recorder { queue: sender, metrics: metrics.clone(), due: Cell::new(None) };
+    (recorder, Tracker { queue, store, env, metrics })
 }
 
 impl Tracker {
@@ -76,16 +95,11 @@ impl Tracker {
     pub(crate) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH.0);
         while self.queue.recv_many(&mut batch, BATCH.0).await > 0 {
-            let fill = async {
-                loop {
-                    let room = BATCH.0 - batch.len();
-                    if room == 0 || self.queue.recv_many(&mut batch, room).await == 0 {
-                        break;
-                    }
-                }
-            };
-            // Late is no error: the batch goes as it is.
-            _ = timeout(BATCH.1, fill).await;
+            if batch.len() < BATCH.0 {
+                sleep(BATCH.1).await;
+                let room = BATCH.0 - batch.len();
+                batch.extend(std::iter::from_fn(|| self.queue.try_recv().ok()).take(room));
+            }
             let samples: Vec<Sample> = batch.drain(..).map(|seen| sample(seen, self.env.id())).collect();
             self.store(&samples).await;
         }
@@ -139,7 +153,6 @@ mod tests {
     };
     use parallax_telemetry::Registry;
     use std::sync::Mutex;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::directory::Book;
@@ -194,7 +207,7 @@ mod tests {
         let metrics = DataPlaneMetrics::new(&mut Registry::default());
         let (recorder, tracker) = tracker(1200, store.clone(), Arc::new(Simulated::new(1)), metrics.clone());
         // Nobody takes them yet: what is too much is lost, and nothing waits.
-        (0..samples).for_each(|_| recorder.record(seen(&metrics)));
+        (0..samples).for_each(|_| recorder.record(seen(&metrics), Instant::now()));
         drop(recorder);
         tracker.run().await;
         let batches = store.batches.lock().unwrap();
@@ -205,6 +218,25 @@ mod tests {
     async fn samples_go_in_batches_and_what_the_queue_cannot_hold_is_counted() {
         assert_eq!(run(0, 1100).await, (vec![500, 500, 100], 0));
         assert_eq!(run(0, 1300).await, (vec![500, 500, 200], 100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_single_calls_so_many_are_kept_and_of_runs_all() {
+        let metrics = DataPlaneMetrics::new(&mut Registry::default());
+        let (recorder, tracker) =
+            tracker(1 << 20, Arc::new(Shaky::default()), Arc::new(Simulated::new(1)), metrics.clone());
+        let (burst, rate) = (SINGLE.1 as usize, SINGLE.0 as usize);
+        let keep = |count: usize| {
+            (0..count).for_each(|_| recorder.record(seen(&metrics), Instant::now()));
+            tracker.queue.len()
+        };
+        assert_eq!(keep(2 * burst), burst);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(keep(2 * burst), burst + 3 * rate);
+        let about = About { pattern: "p".into(), task: String::new() };
+        (0..burst)
+            .for_each(|_| recorder.record(Seen { about: about.clone(), ..seen(&metrics) }, Instant::now()));
+        assert_eq!(tracker.queue.len(), 2 * burst + 3 * rate);
     }
 
     #[tokio::test(start_paused = true)]

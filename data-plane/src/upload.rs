@@ -14,8 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::{task::spawn_local, time::timeout};
+
+use crate::frames::Incoming;
 
 /// How much of what was sent is kept for a second attempt. Bytes.
 const KEPT: usize = 64 * 1024;

@@ -3,7 +3,10 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::{Alpn, Error, Identity, Io, Result, Stream, Tls, tls::peer_identity};
+use crate::{
+    Alpn, Error, Identity, Result, Stream, Tls,
+    tls::{by_record, peer_identity},
+};
 
 /// The first byte of every TLS connection: the record type "handshake" (RFC 8446, 5.1). Neither HTTP/1 nor
 /// the HTTP/2 preface begins with it.
@@ -75,8 +78,7 @@ impl Acceptor {
             return Ok((Stream::Plain(Box::new(tcp)), Peer { identity: None, transport, addr }));
         }
         let acceptor = TlsAcceptor::from(self.tls.server(self.alpn));
-        let stream =
-            acceptor.accept(Box::new(tcp) as Box<dyn Io>).await.map_err(|e| Error::handshake(addr, &e))?;
+        let stream = acceptor.accept(by_record(tcp)).await.map_err(|e| Error::handshake(addr, &e))?;
         let identity = peer_identity(stream.get_ref().1.peer_certificates())?;
         let peer = Peer { identity: Some(identity), transport: Transport::Mtls, addr };
         Ok((Stream::Tls(Box::new(stream.into())), peer))

@@ -14,6 +14,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
+use tokio::io::BufReader;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -23,6 +24,9 @@ mod chain;
 mod web;
 
 pub use web::machine_roots;
+
+/// The longest record, with its head (RFC 8446, 5.2). Bytes.
+const RECORD: usize = 5 + (16 << 10) + 256;
 
 /// Where a process's certificates are, PEM. `cert` and `key` may be the same file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,8 +177,10 @@ impl Tls {
         let name = server_name(addr)?;
         let io = dial(network, addr).await?;
         let client = Arc::clone(&self.0.current.load().client);
-        let stream =
-            TlsConnector::from(client).connect(name, io).await.map_err(|e| Error::handshake(addr, &e))?;
+        let stream = TlsConnector::from(client)
+            .connect(name, by_record(io))
+            .await
+            .map_err(|e| Error::handshake(addr, &e))?;
         let (_, session) = stream.get_ref();
         let peer = peer_identity(session.peer_certificates())?;
         if !expect.accepts(&peer) {
@@ -192,6 +198,11 @@ impl Tls {
 pub async fn connect_plain(network: &dyn Network, addr: &str) -> Result<Stream> {
     server_name(addr)?;
     Ok(Stream::Plain(dial(network, addr).await?))
+}
+
+/// Reads as much as a record can hold at a time: rustls alone asks for 4 KiB.
+pub(crate) fn by_record(io: impl Io + 'static) -> Box<dyn Io> {
+    Box::new(BufReader::with_capacity(RECORD, io))
 }
 
 /// The identity of a peer whose chain the handshake has verified.

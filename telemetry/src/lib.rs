@@ -21,7 +21,7 @@ pub mod propagate;
 
 pub use error::{Code, Error, Result};
 pub use histogram::Histogram;
-pub use init::{Config, Format, Guard, init};
+pub use init::{Config, EXPORTED_ONLY, Format, Guard, init};
 /// What a metric that only grows is counted with.
 pub use prometheus_client::metrics::counter::Counter;
 /// Where metrics are registered, and from which they are encoded.

@@ -22,6 +22,7 @@ mod plaintext;
 #[cfg(feature = "cluster")]
 mod processes;
 mod program;
+mod reload;
 mod runs;
 mod schedules;
 mod startup;

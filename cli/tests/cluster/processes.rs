@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -62,13 +62,21 @@ impl Process {
         self.child.take().expect("it runs").kill().await.unwrap();
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
+        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+    }
+
     /// Stands still, as if cut off from everybody, until it may go on.
     pub(crate) async fn freeze(&self, pause: Duration) {
-        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
-        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
+        self.signal(Signal::STOP);
         tokio::time::sleep(pause).await;
-        kill_process(pid, Signal::CONT).unwrap();
+        self.signal(Signal::CONT);
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        soon(self.child.take().expect("it runs").wait()).await.unwrap()
     }
 
     /// What it has said so far, in all its lives.

@@ -153,6 +153,75 @@ async fn a_request_that_was_refused_unseen_goes_out_again_and_any_other_does_not
     assert_eq!(streams.load(SeqCst), 3, "it may have been processed");
 }
 
+/// An agent of one port that takes so many streams at a time on a connection, and counts.
+struct Narrow {
+    connections: AtomicUsize,
+    calls: AtomicUsize,
+    most: AtomicUsize,
+}
+
+async fn narrow(world: &World, id: &str, streams: u32) -> Arc<Narrow> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.control_plane.put(record(id, listener.local_addr().unwrap(), Transport::Plaintext));
+    let seen = Arc::new(Narrow { connections: 0.into(), calls: 0.into(), most: 0.into() });
+    let counted = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            counted.connections.fetch_add(1, SeqCst);
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::Builder::new()
+                    .max_concurrent_streams(streams)
+                    .handshake::<_, bytes::Bytes>(socket)
+                    .await
+                    .unwrap();
+                let open = Arc::new(AtomicUsize::new(0));
+                while let Some(Ok((mut request, mut respond))) = connection.accept().await {
+                    counted.calls.fetch_add(1, SeqCst);
+                    counted.most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+                    let open = open.clone();
+                    tokio::spawn(async move {
+                        while request.body_mut().data().await.is_some() {
+                            tokio::task::yield_now().await;
+                        }
+                        let head = http::Response::builder().header("content-type", "application/grpc");
+                        let mut send = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                        let mut trailers = http::HeaderMap::new();
+                        trailers.insert("grpc-status", 0.into());
+                        open.fetch_sub(1, SeqCst);
+                        send.send_trailers(trailers).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    seen
+}
+
+#[tokio::test]
+async fn an_agent_gets_as_many_calls_at_a_time_as_it_takes_and_the_others_wait() {
+    let world = World::new().await;
+    let mut agents = Vec::new();
+    for streams in 1..=5 {
+        agents.push((streams, narrow(&world, &format!("takes-{streams}"), streams).await));
+    }
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    for (streams, agent) in agents {
+        let id = format!("takes-{streams}");
+        // The first of them come before the agent has said how many it takes.
+        let calls = join_all((0..60).map(|_| call(&operator, ANALYZE, framed(b""), &[(wire::AGENT, &id)])));
+        for raw in within("all are answered", calls).await {
+            assert_eq!(raw.status().code(), Code::Ok, "{streams}: {:?}", raw.status());
+        }
+        let most = agent.most.load(SeqCst);
+        assert!(most <= streams as usize, "{most} of {streams}");
+        assert_eq!(agent.calls.load(SeqCst), 60, "none was refused and sent again");
+        assert!(agent.connections.load(SeqCst) <= 2);
+    }
+}
+
 #[tokio::test]
 async fn connections_end_when_the_agent_leaves_and_its_calls_have_ended() {
     let world = World::new().await;

@@ -4,6 +4,7 @@
 
 mod agent;
 mod choice;
+mod conformance;
 mod connections;
 mod directory;
 mod dispatch;

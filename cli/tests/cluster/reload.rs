@@ -1,0 +1,168 @@
+//! A node under load that is stopped, and one that is given other certificates: no call is lost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use parallax_sdk::{Answer, Handle, Task, TlsOptions, agent};
+use parallax_security::{Expect, Kind, Tcp};
+use rustix::process::Signal;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    processes::{Cluster, Process, free_ports},
+    world::{join, soon},
+};
+
+/// Connections, and callers on each.
+const CALLERS: (usize, usize) = (6, 8);
+
+/// A control plane and a node in processes of their own, and an agent that takes its time.
+struct World {
+    cluster: Cluster,
+    _control_plane: Process,
+    node: Process,
+    addr: String,
+    agent: Handle,
+}
+
+impl World {
+    async fn start() -> Self {
+        let [http, grpc, node, admin] = free_ports();
+        let cluster = Cluster::new(&[http]);
+        let settings = format!(
+            "[control_plane]\nhttp = \"127.0.0.1:{http}\"\ngrpc = \"127.0.0.1:{grpc}\"\n\
+             [stores]\nregistry = \"memory:\"\nruns = \"memory:\"\n"
+        );
+        let _control_plane = cluster.plane("one", Kind::ControlPlane, &settings).await;
+        let settings = format!(
+            "[data_plane]\ngrpc = \"127.0.0.1:{node}\"\nadmin = \"127.0.0.1:{admin}\"\nworkers = 2\n\
+             control_plane = \"127.0.0.1:{grpc}\"\n[stores]\nconfidence = \"memory:\"\n"
+        );
+        let process = cluster.plane("node", Kind::DataPlane, &settings).await;
+        let answering = agent("a").answer(|_: Task| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Answer::new("yes", 0.9)
+        });
+        let tls = TlsOptions::Files(cluster.files(Kind::Agent, "a"));
+        let agent = join(&format!("127.0.0.1:{grpc}"), answering, tls).await;
+        Self { cluster, _control_plane, node: process, addr: format!("127.0.0.1:{node}"), agent }
+    }
+
+    async fn connect(&self) -> SendRequest<Bytes> {
+        let tls = self.cluster.tls(Kind::Operator, "caller");
+        let stream = tls.connect(&Tcp, &self.addr, &Expect::kind(Kind::DataPlane)).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(async { _ = connection.await });
+        send
+    }
+
+    /// Callers that ask again and again, until the node says goodbye or they are told to stop, and count. A call that the
+    /// node may have seen, and that was not answered well, is a panic.
+    async fn load(&self, until: &watch::Receiver<bool>, calls: &Arc<AtomicUsize>) -> JoinSet<()> {
+        let mut callers = JoinSet::new();
+        for _ in 0..CALLERS.0 {
+            let send = self.connect().await;
+            soon(async { while ask(&mut send.clone()).await.unwrap() != Some(0) {} }).await;
+            for _ in 0..CALLERS.1 {
+                let (mut send, until, calls) = (send.clone(), until.clone(), calls.clone());
+                callers.spawn(async move {
+                    while !*until.borrow() {
+                        match ask(&mut send).await {
+                            Ok(Some(status)) => assert_eq!(status, 0),
+                            Ok(None) => return,
+                            Err(e) => panic!("a call was lost: {e}"),
+                        }
+                        calls.fetch_add(1, SeqCst);
+                    }
+                });
+            }
+        }
+        callers
+    }
+}
+
+/// A call's gRPC status; none if the node had said goodbye and did not take it.
+async fn ask(send: &mut SendRequest<Bytes>) -> Result<Option<i32>, h2::Error> {
+    let refused = |e: h2::Error| if e.is_go_away() && e.is_remote() { Ok(None) } else { Err(e) };
+    if let Err(e) = std::future::poll_fn(|cx| send.poll_ready(cx)).await {
+        return refused(e);
+    }
+    let request = Request::post("https://node/parallax.confidence.ConfidenceAgent/Analyze")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("x-parallax-agent", "a");
+    let (response, mut body) = match send.send_request(request.body(()).unwrap(), false) {
+        Ok(sent) => sent,
+        Err(e) => return refused(e),
+    };
+    body.send_data(Bytes::from_static(&[0; 5]), true)?;
+    let (head, mut body) = match response.await {
+        Ok(response) => response.into_parts(),
+        Err(e) => return refused(e),
+    };
+    while let Some(data) = body.data().await {
+        body.flow_control().release_capacity(data?.len())?;
+    }
+    let trailers = body.trailers().await?.unwrap_or(head.headers);
+    Ok(Some(trailers["grpc-status"].to_str().unwrap().parse().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_told_to_stop_finishes_what_it_has_begun() {
+    let mut world = World::start().await;
+    let (_going_on, until) = watch::channel(false);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let mut callers = world.load(&until, &calls).await;
+    soon(async {
+        while calls.load(SeqCst) < 10 * CALLERS.0 * CALLERS.1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    world.node.signal(Signal::TERM);
+    while let Some(ended) = soon(callers.join_next()).await {
+        ended.unwrap();
+    }
+    assert!(world.node.ended().await.success());
+    world.agent.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_certificates_are_taken_up_at_a_hangup_and_no_call_is_lost() {
+    let world = World::start().await;
+    let (stop, until) = watch::channel(false);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let mut callers = world.load(&until, &calls).await;
+    for round in 1..=3 {
+        std::fs::remove_file(world.cluster.files(Kind::DataPlane, "node").cert).unwrap();
+        world.cluster.files(Kind::DataPlane, "node");
+        world.node.signal(Signal::HUP);
+        soon(async {
+            while world.node.said().matches("certificates were replaced").count() < round {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(soon(ask(&mut world.connect().await)).await.unwrap(), Some(0));
+    }
+    let before = calls.load(SeqCst);
+    soon(async {
+        while calls.load(SeqCst) < before + CALLERS.0 * CALLERS.1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    stop.send(true).unwrap();
+    while let Some(ended) = soon(callers.join_next()).await {
+        ended.unwrap();
+    }
+    world.agent.shutdown();
+}
