@@ -25,6 +25,7 @@ use parallax_data_plane::{Hedge, Strategy};
 use parallax_sdk::{AgentError, Answer, Client, Handle, Server, Task, TlsOptions, To, agent, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
+mod planes;
 mod process;
 
 #[global_allocator]
@@ -249,7 +250,7 @@ impl Seen {
 
 async fn measure(scenario: &Scenario, way: &Way, seconds: Duration) -> Result<Seen> {
     let dir = tempfile::tempdir()?;
-    let mut settings = process::settings(dir.path())?;
+    let mut settings = planes::settings(dir.path())?;
     (way.settings)(&mut settings);
     let planes = Planes::start(settings, Role::Both).await?;
     let registry = planes.addresses.grpc.expect("both planes run").to_string();

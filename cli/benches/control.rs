@@ -30,9 +30,12 @@ use parallax_sdk::{Answer, Client, Server, Task, TlsOptions, To, agent, json};
 use parallax_security::{Authority, Expect, Kind};
 use tonic::transport::{Channel, Endpoint};
 
+mod planes;
+#[allow(dead_code, reason = "others ask of other processes")]
 mod process;
 mod recovery;
-use process::{resident, settings};
+use planes::settings;
+use process::resident;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

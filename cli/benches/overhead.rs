@@ -21,8 +21,11 @@ use parallax_sdk::{
 use parallax_security::{Authority, Expect, Kind};
 use tonic::transport::{Channel, Endpoint};
 
+mod planes;
+#[allow(dead_code, reason = "others ask of other processes")]
 mod process;
-use process::{cpu, resident, settings};
+use planes::settings;
+use process::{cpu, resident};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

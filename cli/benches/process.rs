@@ -1,20 +1,8 @@
-//! What the benches ask the kernel about their own process, and the settings that they start planes with.
+//! What the benches ask the kernel about processes.
 
-use std::{path::Path, time::Duration};
-
-use clap::Parser;
-use parallax_cli::{args::Args, settings::Settings};
+use std::time::Duration;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-/// The defaults, on any free ports.
-pub fn settings(dir: &Path) -> Result<Settings> {
-    let dir = dir.to_str().ok_or("a path in UTF-8")?;
-    let args = Args::try_parse_from(["parallax", "--data-dir", dir, "status"])?;
-    let any = ["control_plane.http", "control_plane.grpc", "data_plane.grpc", "data_plane.admin"];
-    let flags = any.map(|key| ("(bench)", key, "127.0.0.1:0".to_owned()));
-    Settings::load(&args, &flags).map(|loaded| loaded.settings).map_err(|e| e.to_string().into())
-}
 
 /// User and system time of this process so far.
 pub fn cpu() -> Result<Duration> {

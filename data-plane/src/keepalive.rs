@@ -28,7 +28,7 @@ impl Keepalive {
     }
 
     /// Ready when the peer is silent. It is pinged after an interval in which nothing was `heard`, if the
-    /// connection is in `use`; whatever is heard then will do for an answer.
+    /// connection is `used`; whatever is heard then will do for an answer.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, heard: u64, used: bool) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));

@@ -7,7 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -17,6 +17,9 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::Shared};
+use h2::client::{ResponseFuture, SendRequest};
+use http::{Request, Response};
+use http_body::{Body, Frame};
 use parallax_runtime::{agent::Url, env::Env};
 use parallax_security::{Tls, connect_plain};
 use tokio::{
@@ -190,9 +193,9 @@ impl Pool {
         })
     }
 
-    /// Sends a request, whose head is made for each attempt, and waits for the head of its response; dropping the future cancels the call at the
-    /// agent. A `probe` dials even if it failed just now. `lease` shows the hold on the connection meanwhile,
-    /// to be kept until the response has ended.
+    /// Sends a request, its head made anew for each attempt, and waits for the head of its response; dropping the
+    /// future cancels the call at the agent. A `probe` dials even if it failed just now. `lease` shows the hold
+    /// on the connection meanwhile, to be kept until the response has ended.
     async fn send(
         self: &Rc<Self>,
         head: impl Fn() -> Request<()>,
@@ -203,19 +206,18 @@ impl Pool {
         let mut resends = 0;
         loop {
             let lease = lease.insert(self.lease(probe).await?);
-            let (error, unsent) = match Attempt::begin(&lease.connection, head(), upload) {
+            let error = match Attempt::begin(&lease.connection, head(), upload) {
                 Ok(attempt) => match attempt.await {
                     Ok(response) => {
                         lease.connection.heard.set(Instant::now());
                         return Ok(response);
                     }
-                    Err(failed) => failed,
+                    Err(error) if never_processed(&error) => error,
+                    Err(error) => return Err(lost(&self.entry, &error)),
                 },
-                Err(error) => (error, true),
+                // The connection had ended, and nothing was sent.
+                Err(error) => error,
             };
-            if !unsent && !never_processed(&error) {
-                return Err(lost(&self.entry, &error));
-            }
             lease.give_up();
             resends += 1;
             if resends > RESENDS || !upload.repeatable() {
@@ -232,7 +234,7 @@ impl Pool {
         let mut dials = 0;
         loop {
             let best = self.best();
-            let crowded = |c: &Rc<Connection>| c.in_flight.get() >= c.room(config.streams_per_connection);
+            let crowded = |c: &Rc<Connection>| c.is_crowded(config.streams_per_connection);
             let wanted =
                 best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent;
             let connecting = if wanted { self.connecting(probe && dials == 0) } else { None };
@@ -324,7 +326,7 @@ impl Dialer {
             .initial_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
             .max_header_list_size(HEADERS)
-            // Until the agent has said how many it takes: what it would refuse is not sent.
+            // Until the agent has said how many it takes.
             .initial_max_send_streams(0)
             // Answers that cross a cancellation of ours are no offence of the agent's.
             .max_concurrent_reset_streams(CROSSING)
@@ -332,10 +334,21 @@ impl Dialer {
             .handshake(gather.clone())
             .await
             .map_err(|e| e.to_string())?;
+        // A connection is one when the agent has sent its settings: what it would refuse is never sent.
+        let greeted = poll_fn(|cx| match Pin::new(&mut driver).poll(cx) {
+            _ if driver.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) => {
+                Poll::Ready(Err("it closes connections as soon as they are made".to_owned()))
+            }
+            Poll::Ready(Err(e)) => Poll::Ready(Err(root(&e))),
+            Poll::Pending => Poll::Pending,
+        });
+        gather.gathering(greeted).await?;
         let pings = driver.ping_pong().expect("nobody has taken it yet");
         let mut keepalive = Keepalive::new(pings, self.config.keepalive);
         let in_flight = Rc::new(Cell::new(0));
-        let connection = Connection { send: send.into(), in_flight: in_flight.clone(), heard: Cell::new(Instant::now()) };
+        let connection =
+            Connection { send: send.into(), in_flight: in_flight.clone(), heard: Cell::new(Instant::now()) };
         let (vitals, pool, heard) = (entry.vitals.clone(), pool.clone(), gather.clone());
         self.tasks.spawn_local(gather.gathering(async move {
             vitals.connection_opened();
@@ -359,13 +372,10 @@ impl Dialer {
 }
 
 impl Connection {
-    /// How many calls it takes at a time, `most` at most: what the agent said, once it has said so. Further ones
-    /// wait for their turn on it.
-    fn room(&self, most: usize) -> usize {
-        match self.send.borrow().current_max_send_streams() {
-            0 => most,
-            said => most.min(said),
-        }
+    /// Whether the agent takes no further call on it at the moment, or has `most`. One that is sent nevertheless
+    /// waits for its turn.
+    fn is_crowded(&self, most: usize) -> bool {
+        self.in_flight.get() >= most.min(self.send.borrow().current_max_send_streams())
     }
 
     /// Whether it takes calls: it has not broken, and the agent has not said goodbye.
@@ -377,41 +387,31 @@ impl Connection {
 
 /// A request on one connection, until the head of its response.
 struct Attempt {
-    send: SendRequest<Bytes>,
-    /// Whether the agent's limit of streams has let it out; until then nothing of it was sent.
-    opened: bool,
     response: ResponseFuture,
     outgoing: Option<Outgoing<Sending>>,
 }
 
 impl Attempt {
     fn begin(connection: &Connection, head: Request<()>, upload: &Rc<Upload>) -> Result<Self, h2::Error> {
-        let mut send = connection.send.borrow().clone();
         let body = upload.attempt();
         let bare = body.is_end_stream();
+        // Of one handle a request would wait until the one before it has been let out.
+        let mut send = connection.send.borrow().clone();
         let (response, stream) = send.send_request(head, bare)?;
-        let outgoing = (!bare).then(|| Outgoing::new(body, stream));
-        Ok(Self { send, opened: false, response, outgoing })
+        Ok(Self { response, outgoing: (!bare).then(|| Outgoing::new(body, stream)) })
     }
 }
 
 impl Future for Attempt {
-    /// The error, and whether the agent provably saw nothing of the request.
-    type Output = Result<Response<Upstream>, (h2::Error, bool)>;
+    type Output = Result<Response<Upstream>, h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        if !this.opened {
-            this.opened = matches!(this.send.poll_ready(cx), Poll::Ready(Ok(())));
-        }
-        carry_on(&mut this.outgoing, cx);
-        Poll::Ready(match ready!(Pin::new(&mut this.response).poll(cx)) {
-            Ok(response) => {
-                let outgoing = this.outgoing.take();
-                Ok(response.map(|stream| Upstream::Streamed { incoming: Incoming::new(stream), outgoing }))
-            }
-            Err(error) => Err((error, !this.opened)),
-        })
+        carry_on(&mut self.outgoing, cx);
+        let response = ready!(Pin::new(&mut self.response).poll(cx))?;
+        let outgoing = self.outgoing.take();
+        Poll::Ready(Ok(
+            response.map(|stream| Upstream::Streamed { incoming: Incoming::new(stream), outgoing })
+        ))
     }
 }
 
@@ -507,7 +507,12 @@ mod tests {
         let identity = Identity::new("t", Kind::DataPlane, "node").unwrap();
         let files = authority.bundle(&identity, dir.path(), std::time::SystemTime::now()).unwrap();
         let tls = Tls::load(files, std::time::SystemTime::now()).unwrap();
-let registration = AgentRegistration { id: "a".into(), endpoint: "h:1".into(), ..Default::default() };
+        let (first, longest) = (Duration::from_millis(100), Duration::from_millis(1600));
+        let config = Arc::new(Config { connect_backoff: (first, longest), ..Config::default() });
+        let metrics = DataPlaneMetrics::new(&mut Registry::default());
+        let mut book = Book::new(config.clone(), metrics);
+        let registration =
+            AgentRegistration { id: "a".into(), endpoint: "127.0.0.1:1".into(), ..Default::default() };
         let record = wire::AgentRecord {
             tenant: "t".into(),
             registration: Some(registration),

@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     collections::HashSet,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     net::{SocketAddr, TcpListener as StdListener},
     pin::pin,
@@ -269,18 +269,18 @@ impl Edge {
         let pings = connection.ping_pong().expect("nobody has taken it yet");
         let mut keepalive = Keepalive::new(pings, KEEPALIVE);
         let mut stopping = pin!(self.life.stopping());
-        let (mut said_goodbye, mut silent) = (false, false);
+        let mut said_goodbye = false;
         loop {
             let accepted = poll_fn(|cx| {
                 if !said_goodbye && stopping.as_mut().poll(cx).is_ready() {
                     said_goodbye = true;
                     connection.graceful_shutdown();
                 }
-                if !silent && keepalive.poll(cx, io.heard(), true).is_ready() {
-                    silent = true;
-                    connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                match keepalive.poll(cx, io.heard(), true) {
+                    // Gone: what is under way for it is cancelled.
+                    Poll::Ready(()) => Poll::Ready(None),
+                    Poll::Pending => connection.poll_accept(cx),
                 }
-                connection.poll_accept(cx)
             });
             let Some(accepted) = accepted.await else { return Ok(()) };
             let (request, respond) = accepted?;

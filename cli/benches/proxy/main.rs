@@ -15,11 +15,11 @@ use tokio::task::LocalSet;
 
 mod echo;
 #[path = "../../../data-plane/src/gather.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the node asks more of it")]
 mod gather;
 mod load;
 #[path = "../process.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "others ask of their own process")]
 mod process;
 mod report;
 mod targets;

@@ -15,11 +15,9 @@ mod gateway;
 mod histories;
 mod http_agents;
 mod nodes;
-#[cfg(feature = "cluster")]
 mod outage;
 mod patterns;
 mod plaintext;
-#[cfg(feature = "cluster")]
 mod processes;
 mod program;
 mod reload;

@@ -211,7 +211,7 @@ async fn an_agent_gets_as_many_calls_at_a_time_as_it_takes_and_the_others_wait()
     for (streams, agent) in agents {
         let id = format!("takes-{streams}");
         // The first of them come before the agent has said how many it takes.
-        let calls = join_all((0..60).map(|_| call(&operator, ANALYZE, framed(b""), &[(wire::AGENT, &id)])));
+        let calls = join_all((0..60).map(|_| ask(&operator, &id)));
         for raw in within("all are answered", calls).await {
             assert_eq!(raw.status().code(), Code::Ok, "{streams}: {:?}", raw.status());
         }

@@ -1,0 +1,17 @@
+//! The settings that the benches start planes with.
+
+use std::path::Path;
+
+use clap::Parser;
+use parallax_cli::{args::Args, settings::Settings};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// The defaults, on any free ports.
+pub fn settings(dir: &Path) -> Result<Settings> {
+    let dir = dir.to_str().ok_or("a path in UTF-8")?;
+    let args = Args::try_parse_from(["parallax", "--data-dir", dir, "status"])?;
+    let any = ["control_plane.http", "control_plane.grpc", "data_plane.grpc", "data_plane.admin"];
+    let flags = any.map(|key| ("(bench)", key, "127.0.0.1:0".to_owned()));
+    Settings::load(&args, &flags).map(|loaded| loaded.settings).map_err(|e| e.to_string().into())
+}
