@@ -129,7 +129,6 @@ impl Vitals {
     /// The share of calls that an agent is due that is new or has recovered: 0.1 at first, 1 after
     /// [`Config::slow_start`], in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
     /// `min_weight_percent` 10.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the strategies of the balancer weigh with it"))]
     pub(crate) fn ramp(&self, now: Instant) -> f64 {
         let age = Duration::from_millis(self.millis(now).saturating_sub(self.slow_until.load(Relaxed)));
         let age = self.breakers.own().age(now).min(age);

@@ -15,6 +15,7 @@ mod gateway;
 mod histories;
 mod http_agents;
 mod nodes;
+#[cfg(feature = "cluster")]
 mod outage;
 mod patterns;
 mod plaintext;

@@ -291,7 +291,8 @@ async fn refusals_and_cancellations_by_the_thousand_cost_nobody_their_connection
         drop(asked);
         // Not faster than the node hears of it: that would be an attack.
         if n % 100 == 0 {
-            assert_eq!(ask(&operator, "a").await.status().code(), Code::Ok);
+            let raw = ask(&operator, "a").await;
+            assert_eq!(raw.status().code(), Code::Ok, "{n}: {:?}", raw.status());
         }
     }
     assert_eq!(agent.connections(), 1);
