@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     future::poll_fn,
     pin::Pin,
     rc::{Rc, Weak},
@@ -171,6 +171,7 @@ pub(crate) struct Backoff {
 struct Connection {
     send: RefCell<SendRequest<Bytes>>,
     in_flight: Rc<Cell<usize>>,
+    cancelled: Rc<Cancelled>,
     /// When the agent last began to answer on it, or it was opened.
     heard: Cell<Instant>,
 }
@@ -346,9 +347,13 @@ impl Dialer {
         gather.gathering(greeted).await?;
         let pings = driver.ping_pong().expect("nobody has taken it yet");
         let mut keepalive = Keepalive::new(pings, self.config.keepalive);
-        let in_flight = Rc::new(Cell::new(0));
-        let connection =
-            Connection { send: send.into(), in_flight: in_flight.clone(), heard: Cell::new(Instant::now()) };
+        let (in_flight, cancelled) = (Rc::new(Cell::new(0)), Rc::<Cancelled>::default());
+        let connection = Connection {
+            send: send.into(),
+            in_flight: in_flight.clone(),
+            cancelled: cancelled.clone(),
+            heard: Cell::new(Instant::now()),
+        };
         let (vitals, pool, heard) = (entry.vitals.clone(), pool.clone(), gather.clone());
         self.tasks.spawn_local(gather.gathering(async move {
             vitals.connection_opened();
@@ -356,11 +361,13 @@ impl Dialer {
                 if keepalive.poll(cx, heard.heard(), in_flight.get() > 0).is_ready() {
                     return Poll::Ready(Err(h2::Error::from(h2::Reason::NO_ERROR)));
                 }
+                cancelled.poll(cx, &mut keepalive);
                 Pin::new(&mut driver).poll(cx)
             });
             let ended = ended.await;
             // What is still on it fails now.
             drop(driver);
+            cancelled.streams.take();
             vitals.connection_closed();
             debug!(?ended, "a connection to an agent ended");
             if let Some(pool) = pool.upgrade() {
@@ -385,10 +392,46 @@ impl Connection {
     }
 }
 
+/// Streams that nobody waits for any more, until the agent is told.
+///
+/// Some at a time, and the next when the agent has read these: one that finds many requests and their resets in
+/// one breath takes that for an attack and closes the connection (CVE-2023-44487; h2 after 20), with the calls of
+/// others on it.
+#[derive(Default)]
+struct Cancelled {
+    streams: RefCell<VecDeque<OpenStream>>,
+    driver: Cell<Option<Waker>>,
+}
+
+type OpenStream = (ResponseFuture, Option<Outgoing<Sending>>);
+
+impl Cancelled {
+    const AT_ONCE: usize = 10;
+
+    fn push(&self, stream: OpenStream) {
+        self.streams.borrow_mut().push_back(stream);
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// Polled by the task that drives the connection.
+    fn poll(&self, cx: &mut Context<'_>, pings: &mut Keepalive) {
+        self.driver.set(Some(cx.waker().clone()));
+        while !self.streams.borrow().is_empty() && pings.answered(cx) {
+            let mut streams = self.streams.borrow_mut();
+            let batch = streams.len().min(Self::AT_ONCE);
+            streams.drain(..batch).for_each(drop);
+            pings.ping();
+        }
+    }
+}
+
 /// A request on one connection, until the head of its response.
 struct Attempt {
-    response: ResponseFuture,
-    outgoing: Option<Outgoing<Sending>>,
+    /// Gone with the response.
+    stream: Option<OpenStream>,
+    cancelled: Rc<Cancelled>,
 }
 
 impl Attempt {
@@ -398,7 +441,8 @@ impl Attempt {
         // Of one handle a request would wait until the one before it has been let out.
         let mut send = connection.send.borrow().clone();
         let (response, stream) = send.send_request(head, bare)?;
-        Ok(Self { response, outgoing: (!bare).then(|| Outgoing::new(body, stream)) })
+        let outgoing = (!bare).then(|| Outgoing::new(body, stream));
+        Ok(Self { stream: Some((response, outgoing)), cancelled: connection.cancelled.clone() })
     }
 }
 
@@ -406,12 +450,21 @@ impl Future for Attempt {
     type Output = Result<Response<Upstream>, h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        carry_on(&mut self.outgoing, cx);
-        let response = ready!(Pin::new(&mut self.response).poll(cx))?;
-        let outgoing = self.outgoing.take();
+        let (response, outgoing) = self.stream.as_mut().expect("not polled after its end");
+        carry_on(outgoing, cx);
+        let response = ready!(Pin::new(response).poll(cx));
+        let (_, outgoing) = self.stream.take().expect("it was there");
         Poll::Ready(Ok(
-            response.map(|stream| Upstream::Streamed { incoming: Incoming::new(stream), outgoing })
+            response?.map(|stream| Upstream::Streamed { incoming: Incoming::new(stream), outgoing })
         ))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some((response, outgoing)) = self.stream.take() {
+            self.cancelled.push((response, outgoing));
+        }
     }
 }
 

@@ -249,7 +249,8 @@ impl Edge {
         }
         let origin = Origin::of(&peer);
         let gather = Gather::new(stream);
-        if let Err(e) = gather.gathering(self.clone().streams(gather.clone(), Rc::new((peer, origin)))).await {
+        if let Err(e) = gather.gathering(self.clone().streams(gather.clone(), Rc::new((peer, origin)))).await
+        {
             debug!("a caller's connection ended: {e}");
         }
     }
