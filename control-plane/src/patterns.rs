@@ -59,20 +59,20 @@ pub enum CatalogError {
 }
 
 impl InvalidPattern {
+    fn new(origin: &str, script: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.sort_by_key(|found| found.severity != Severity::Error);
+        let report: Vec<_> = diagnostics.iter().map(|found| found.render(script)).collect();
+        Self { origin: origin.to_owned(), report: report.join("\n"), diagnostics }
+    }
+
     /// What is wrong, as programs read it: severity, message and line of each.
     #[must_use]
     pub fn findings(&self) -> Json {
-        if !self.diagnostics.is_empty() {
-            return json!(self.diagnostics);
+        if self.diagnostics.is_empty() {
+            // It could not be read, or another has its name.
+            return json!([{"code": "file", "severity": "error", "file": self.origin, "message": self.report}]);
         }
-        // A header's problems are lines, most with a number before them.
-        let finding = |problem: &str| {
-            let place =
-                problem.split_once(": ").and_then(|(line, rest)| Some((line.parse::<u32>().ok()?, rest)));
-            let (line, message) = place.map_or((None, problem), |(line, rest)| (Some(line), rest));
-            json!({"code": "header", "severity": "error", "file": self.origin, "line": line, "message": message})
-        };
-        self.report.lines().map(finding).collect()
+        json!(self.diagnostics)
     }
 }
 
@@ -82,19 +82,25 @@ impl Pattern {
     /// # Errors
     /// All that is wrong, with places.
     pub fn parse(origin: &str, script: &str) -> Result<Self, InvalidPattern> {
-        let invalid =
-            |report: String, diagnostics| InvalidPattern { origin: origin.to_owned(), report, diagnostics };
-        let header = Header::parse(script).map_err(|problems| invalid(problems.join("\n"), vec![]))?;
-        let input = header.input.as_ref().map(input::compile).transpose();
-        let input = input.map_err(|problem| invalid(format!("@input: {problem}"), vec![]))?;
-        // What goes wrong in a run names the pattern, whichever process drives it; here, the file is wanted.
-        let program = compile(&header.name, script).or_else(|_| compile(origin, script));
-        let program = program.map_err(|diagnostics| {
-            let report: Vec<_> = diagnostics.iter().map(|d| d.render(script)).collect();
-            invalid(report.join("\n"), diagnostics)
-        })?;
-        let hash = Sha256::digest(script).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { header, script: script.to_owned(), hash, program, origin: origin.to_owned(), input })
+        match (head(origin, script), compile(origin, script)) {
+            (Ok((header, input)), Ok(program)) => {
+                // What goes wrong in a run names the pattern, whichever process drives it; above, the file is wanted.
+                let program = compile(&header.name, script).unwrap_or(program);
+                let hash = Sha256::digest(script).iter().map(|byte| format!("{byte:02x}")).collect();
+                Ok(Self {
+                    header,
+                    script: script.to_owned(),
+                    hash,
+                    program,
+                    origin: origin.to_owned(),
+                    input,
+                })
+            }
+            (head, program) => {
+                let found = head.err().into_iter().chain(program.err()).flatten().collect();
+                Err(InvalidPattern::new(origin, script, found))
+            }
+        }
     }
 
     /// The same, and what compiles but is wrong all the same: unknown names, unreachable arms, a result without
@@ -103,15 +109,14 @@ impl Pattern {
     /// # Errors
     /// All that is wrong, with places.
     pub fn validate(origin: &str, script: &str) -> Result<(Self, Vec<Diagnostic>), InvalidPattern> {
-        let pattern = Self::parse(origin, script)?;
         let options = CompileOptions { name: origin.to_owned(), ..CompileOptions::default() };
-        let mut found = check(script, &options, &CheckOptions { pattern: true, ..CheckOptions::default() });
-        found.sort_by_key(|found| found.severity != Severity::Error);
+        let mut found = head(origin, script).err().unwrap_or_default();
+        // These say why the program does not compile, if it does not, and more.
+        found.extend(check(script, &options, &CheckOptions { pattern: true, ..CheckOptions::default() }));
         if found.iter().all(|found| found.severity != Severity::Error) {
-            return Ok((pattern, found));
+            return Ok((Self::parse(origin, script)?, found));
         }
-        let report: Vec<_> = found.iter().map(|found| found.render(script)).collect();
-        Err(InvalidPattern { origin: origin.to_owned(), report: report.join("\n"), diagnostics: found })
+        Err(InvalidPattern::new(origin, script, found))
     }
 
     /// Whether its script runs other patterns.
@@ -156,6 +161,20 @@ impl Pattern {
         }
         Err(Error::Input { pattern: self.header.name.clone(), misfits })
     }
+}
+
+/// What a script says of itself, and the schema that inputs have to fit.
+fn head(origin: &str, script: &str) -> Result<(Header, Option<Validator>), Vec<Diagnostic>> {
+    let wrong = |line: usize, problem: String| Diagnostic::of_line("header", problem, origin, script, line);
+    let header = Header::parse(script).map_err(|problems| -> Vec<_> {
+        problems.into_iter().map(|(line, problem)| wrong(line, problem)).collect()
+    })?;
+    let input = header.input.as_ref().map(input::compile).transpose();
+    let input = input.map_err(|problem| {
+        let line = script.lines().position(|line| line.contains("@input")).map_or(1, |at| at + 1);
+        vec![wrong(line, format!("@input: {problem}"))]
+    })?;
+    Ok((header, input))
 }
 
 /// Compiles a pattern's script; a run does so again with the script that it pinned.

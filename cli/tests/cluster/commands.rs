@@ -119,6 +119,24 @@ async fn a_broken_pattern_is_shown_with_its_place() {
     assert_eq!(marks.find('^'), line.find('*'), "the caret stands below the mistake:\n{}", validated.out);
     assert!(validated.out.contains(&format!("{broken}:6:")), "{}", validated.out);
 
+    let all_wrong = dir.path().join("all_wrong.prism");
+    let script = "/**\n * @name x y\n * @minAgent 2\n */\nlet x = = 1\nif (x > 1) { agentResult.length }\n[1].slicee(1)\n";
+    std::fs::write(&all_wrong, script).unwrap();
+    let validated = run(dir.path(), &["pattern", "validate", all_wrong.to_str().unwrap()]).await;
+    assert_eq!(validated.code, 1);
+    for (line, told) in [
+        ("2 |  * @name x y", "error[header]: @name holds letters"),
+        ("3 |  * @minAgent 2", "did you mean @minAgents?"),
+        ("1 | /**", "@version is missing"),
+        ("5 | let x = = 1", "error[syntax]"),
+        ("6 | if (x > 1) { agentResult.length }", "did you mean `agentResults`?"),
+        ("7 | [1].slicee(1)", "did you mean `slice`?"),
+    ] {
+        let shown = validated.out.lines().any(|l| l == line) && validated.out.contains(told);
+        assert!(shown, "{line}: {told}\n{}", validated.out);
+    }
+    std::fs::remove_file(all_wrong).unwrap();
+
     let unknown = write("unknown.prism", "successfulResult.length ~> 0.5");
     let validated = run(dir.path(), &["pattern", "validate", &unknown]).await;
     assert_eq!(validated.code, 1, "it compiles, and is wrong all the same");

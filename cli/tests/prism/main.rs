@@ -87,6 +87,10 @@ fn programs_run_without_the_planes() {
 
     let ended = run(dir.path(), &["run", "-"], "1 + 1");
     assert_eq!((ended.code, ended.out.as_str()), (0, "2 ~ –\n"), "{}", ended.err);
+    let parts = file(dir.path(), "parts.prism", "({a: [1 ~> 0.5, \"x\"], f: x => x, b: {} ~> 0.25}) ~> 0.75");
+    let ended = run(dir.path(), &["run", &parts], "");
+    let expected = "{\"a\":[1 ~ 0.5,\"x\"],\"b\":{} ~ 0.25} ~ 0.75\n";
+    assert_eq!((ended.code, ended.out.as_str()), (0, expected), "{}", ended.err);
     let ended = run(dir.path(), &["run", "-", "-i", "{"], "1");
     assert_eq!(ended.code, 2, "{}", ended.err);
 }

@@ -56,11 +56,11 @@ impl Header {
     /// Reads the `/** … */` that begins a script.
     ///
     /// # Errors
-    /// Every line that cannot stand, with its number; a key that is missing.
-    pub fn parse(script: &str) -> Result<Self, Vec<String>> {
+    /// Every line that cannot stand, by its number from 1; a key that is missing.
+    pub fn parse(script: &str) -> Result<Self, Vec<(usize, String)>> {
         let body = script.trim_start().strip_prefix("/**").and_then(|rest| rest.split_once("*/"));
         let Some((body, _)) = body else {
-            return Err(vec!["1: a pattern begins with /** … */ that holds @name and @version".to_owned()]);
+            return Err(vec![(1, "a pattern begins with /** … */ that holds @name and @version".to_owned())]);
         };
         let above = script.len() - script.trim_start().len();
         let first_line = script[..above].matches('\n').count() + 1;
@@ -78,7 +78,7 @@ impl Header {
             };
             let (key, value) = entry.split_once(char::is_whitespace).unwrap_or((entry, ""));
             if seen.contains(&key) {
-                problems.push(format!("{number}: @{key} stands twice"));
+                problems.push((number, format!("@{key} stands twice")));
             }
             seen.push(key);
             if key == "input" {
@@ -86,24 +86,24 @@ impl Header {
                 continue;
             }
             if let Err(problem) = header.set(key, value.trim()) {
-                problems.push(format!("{number}: @{key} {problem}"));
+                problems.push((number, format!("@{key} {problem}")));
             }
         }
         if let Some(begun) = gathering {
             let why = "its braces do not balance (within a text, */ is written *\\/)";
-            problems.push(format!("{}: @input does not end: {why}", begun.line));
+            problems.push((begun.line, format!("@input does not end: {why}")));
         }
         for key in ["name", "version"] {
             if !seen.contains(&key) {
-                problems.push(format!("{first_line}: @{key} is missing"));
+                problems.push((first_line, format!("@{key} is missing")));
             }
         }
         if seen.contains(&"agents") && (seen.contains(&"minAgents") || seen.contains(&"maxAgents")) {
-            problems
-                .push(format!("{first_line}: @agents says what @minAgents and @maxAgents say; drop either"));
+            let problem = "@agents says what @minAgents and @maxAgents say; drop either";
+            problems.push((first_line, problem.to_owned()));
         }
         if header.requirements.max_agents.is_some_and(|max| max < header.requirements.min_agents) {
-            problems.push(format!("{first_line}: @maxAgents is below @minAgents"));
+            problems.push((first_line, "@maxAgents is below @minAgents".to_owned()));
         }
         if header.description.is_empty() {
             header.description = prose.join(" ").trim().to_owned();
@@ -112,14 +112,19 @@ impl Header {
     }
 
     /// Takes one line of an `@input`, and the schema once it is whole; gives back one that goes on.
-    fn gather(&mut self, mut begun: Gathering, line: &str, problems: &mut Vec<String>) -> Option<Gathering> {
+    fn gather(
+        &mut self,
+        mut begun: Gathering,
+        line: &str,
+        problems: &mut Vec<(usize, String)>,
+    ) -> Option<Gathering> {
         match begun.take(line) {
             Ok(false) => return Some(begun),
             Ok(true) => match begun.schema() {
                 Ok(schema) => self.input = Some(schema),
-                Err((number, problem)) => problems.push(format!("{number}: @input {problem}")),
+                Err((number, problem)) => problems.push((number, format!("@input {problem}"))),
             },
-            Err(problem) => problems.push(format!("{}: @input {problem}", begun.line)),
+            Err(problem) => problems.push((begun.line, format!("@input {problem}"))),
         }
         None
     }
@@ -189,6 +194,12 @@ fn semantic(version: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// What is wrong with it, line by line.
+    fn problems(script: &str) -> Vec<String> {
+        let problems = Header::parse(script).unwrap_err();
+        problems.into_iter().map(|(line, problem)| format!("{line}: {problem}")).collect()
+    }
+
     #[test]
     fn a_header_is_read() {
         let header = Header::parse(
@@ -202,12 +213,9 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named_with_its_line() {
-        let problems = Header::parse(
-            "\n/**\n * @name a b\n * @minAgent 2\n * @minConfidence 7\n * @maxAgents x\n */\n1",
-        )
-        .unwrap_err();
+        let script = "\n/**\n * @name a b\n * @minAgent 2\n * @minConfidence 7\n * @maxAgents x\n */\n1";
         assert_eq!(
-            problems,
+            problems(script),
             [
                 "3: @name holds letters, digits, - and _ only, not \"a b\"",
                 "4: @minAgent is unknown; did you mean @minAgents?",
@@ -216,30 +224,30 @@ mod tests {
                 "2: @version is missing",
             ]
         );
-        assert!(Header::parse("1 + 1").unwrap_err()[0].contains("/**"));
-        let problems = Header::parse("/**\n * @name Up_Load\n * @version 1.0.0\n */").unwrap_err();
+        assert!(problems("1 + 1")[0].contains("/**"));
+        let problems = problems("/**\n * @name Up_Load\n * @version 1.0.0\n */");
         assert_eq!(problems[0], "2: @name \"upload\" is a path of the API; choose another name");
     }
 
     #[test]
     fn agents_are_a_number_or_a_range() {
-        let with =
-            |lines: &str| Header::parse(&format!("/**\n * @name a\n * @version 1.0.0\n * {lines}\n */"));
+        let with = |lines: &str| format!("/**\n * @name a\n * @version 1.0.0\n * {lines}\n */");
         let bounds = |lines: &str| {
-            let requirements = with(lines).unwrap().requirements;
+            let requirements = Header::parse(&with(lines)).unwrap().requirements;
             (requirements.min_agents, requirements.max_agents)
         };
         assert_eq!(bounds("@agents 3"), (3, Some(3)));
         assert_eq!(bounds("@agents 2..5"), (2, Some(5)));
         for wrong in ["5..2", "law, tax", "2..", "-1"] {
-            let problems = with(&format!("@agents {wrong}")).unwrap_err();
             assert_eq!(
-                problems,
+                problems(&with(&format!("@agents {wrong}"))),
                 [format!("4: @agents needs a number, 3, or a range, 2..5, not \"{wrong}\"")]
             );
         }
-        let problems = with("@agents 3\n * @maxAgents 5").unwrap_err();
-        assert_eq!(problems, ["1: @agents says what @minAgents and @maxAgents say; drop either"]);
+        assert_eq!(
+            problems(&with("@agents 3\n * @maxAgents 5")),
+            ["1: @agents says what @minAgents and @maxAgents say; drop either"]
+        );
     }
 
     #[test]
@@ -252,22 +260,19 @@ mod tests {
         {
             assert!(!semantic(bad), "{bad}");
         }
-        let problems = Header::parse("/**\n * @name a\n * @version banana\n */").unwrap_err();
+        let problems = problems("/**\n * @name a\n * @version banana\n */");
         assert_eq!(problems, ["3: @version needs a semantic version, 1.0.0 or 1.0.0-beta.1, not \"banana\""]);
     }
 
     #[test]
     fn an_input_schema_may_span_lines() {
-        let with = |input: &str| {
-            Header::parse(&format!("/**\n * @name a\n * @version 1.0.0\n * {input}\n * Asks.\n */"))
-        };
-        let header =
-            with("@input {\n *   \"properties\": { \"n\": { \"type\": \"number\" } }\n * }\n * @tags x")
-                .unwrap();
+        let with = |input: &str| format!("/**\n * @name a\n * @version 1.0.0\n * {input}\n * Asks.\n */");
+        let schema = "@input {\n *   \"properties\": { \"n\": { \"type\": \"number\" } }\n * }\n * @tags x";
+        let header = Header::parse(&with(schema)).unwrap();
         assert_eq!(header.input.unwrap()["properties"]["n"]["type"], "number");
         assert_eq!((header.tags, header.description.as_str()), (vec!["x".to_owned()], "Asks."));
 
-        let problem = |input: &str| with(input).unwrap_err().join("\n");
+        let problem = |input: &str| problems(&with(input)).join("\n");
         assert_eq!(problem("@input yes"), "4: @input is a JSON Schema in braces, not \"yes\"");
         assert_eq!(problem("@input {} x"), "4: @input ends before \"x\"");
         assert!(

@@ -1,6 +1,7 @@
 //! `parallax prism run`.
 
-use parallax_prism::{CompileOptions, Diagnostic, Host, Profile, Program, Value};
+use parallax_prism::{CompileOptions, Diagnostic, Host, Profile, Program, Value, ValueKind};
+use serde_json::Value as Json;
 
 use super::{
     perform::{Performance, Trouble},
@@ -66,7 +67,29 @@ pub(super) async fn run(options: &PrismRun) -> Result {
 /// `value ~ confidence`; a plain value has a dash in its place.
 pub(super) fn result(value: &Value) -> String {
     let confidence = value.confidence().map_or_else(|| "–".to_owned(), |confidence| format!("{confidence}"));
-    format!("{} ~ {confidence}", rendered(&value.to_json()))
+    let plain = match value.kind() {
+        ValueKind::Array | ValueKind::Object => nested(&value.plain()),
+        _ => rendered(&value.to_json()),
+    };
+    format!("{plain} ~ {confidence}")
+}
+
+/// As JSON, with the confidence behind every part that has one.
+fn nested(value: &Value) -> String {
+    let plain = match value.kind() {
+        ValueKind::Array => {
+            let items: Vec<_> = value.items().map(|item| nested(&item)).collect();
+            format!("[{}]", items.join(","))
+        }
+        ValueKind::Object => {
+            // JSON has no functions.
+            let entries = value.entries().filter(|(_, inner)| inner.kind() != ValueKind::Function);
+            let entries = entries.map(|(key, inner)| format!("{}:{}", Json::from(key), nested(&inner)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
+        }
+        _ => value.to_json().to_string(),
+    };
+    value.confidence().map_or(plain.clone(), |confidence| format!("{plain} ~ {confidence}"))
 }
 
 /// What went wrong, with the line where it did.
