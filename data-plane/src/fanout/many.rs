@@ -92,7 +92,8 @@ async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
             && let Some((number, agent)) = waiting.next()
         {
             let mut question = request.request.clone().unwrap_or_default();
-            question.timeout_ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
+            // Rounded up: whoever meets it meets the end of all time.
+            question.timeout_ms = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
             let call = WireCall {
                 call_id: number as u64,
                 tenant: request.tenant.clone(),
