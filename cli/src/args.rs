@@ -139,6 +139,9 @@ pub struct Run {
     /// How long the run may take: 500ms, 30s, 5m
     #[arg(long, value_parser = parse_duration)]
     pub timeout: Option<Duration>,
+    /// Let what agents have answered to other runs answer this one
+    #[arg(long)]
+    pub cache_results: bool,
     /// Print what happens, as it happens
     #[arg(short, long)]
     pub watch: bool,

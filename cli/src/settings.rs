@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use parallax_data_plane::{Balance, Hedge, Retry};
+use parallax_data_plane::{Balance, Caching, Fallbacks, Hedge, Retry};
 use parallax_runtime::{
     config::{self, Flag, Loaded},
     env::millis,
@@ -73,6 +73,8 @@ pub struct DataPlane {
     pub balance: Balance,
     pub retry: Retry,
     pub hedge: Hedge,
+    pub cache: Caching,
+    pub fallback: Fallbacks,
     /// Calls in flight in the node. Of those with the metadata `x-parallax-priority: sheddable` 70 % of it, of
     /// ones without any 90 %.
     pub max_in_flight: usize,
@@ -141,6 +143,8 @@ impl DataPlane {
             balance: self.balance.clone(),
             retry: self.retry,
             hedge: self.hedge,
+            cache: self.cache.clone(),
+            fallback: self.fallback.clone(),
             max_in_flight: self.max_in_flight,
             max_connections: self.max_connections,
             slow_start: ms(self.slow_start_ms),
@@ -184,6 +188,8 @@ impl From<&parallax_data_plane::Config> for DataPlane {
             balance: config.balance.clone(),
             retry: config.retry,
             hedge: config.hedge,
+            cache: config.cache.clone(),
+            fallback: config.fallback.clone(),
             max_in_flight: config.max_in_flight,
             max_connections: config.max_connections,
             slow_start_ms: millis(config.slow_start),

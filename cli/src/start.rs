@@ -194,6 +194,8 @@ async fn planes(
             balance: own.balance.clone(),
             retry: own.retry,
             hedge: own.hedge,
+            cache: own.cache.clone(),
+            fallback: own.fallback.clone(),
             drain: settings.drain(),
             ..defaults
         };

@@ -5,12 +5,15 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parallax_runtime::wire;
 use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
 
 use crate::{
     admission::{self, Priority},
     balance::{Strategy, hash},
     directory::Entry,
     error::Failure,
+    fallback::{Kind, Preset},
+    opted::Wishes,
 };
 
 /// Whom a call is for.
@@ -46,8 +49,26 @@ pub(crate) struct Ask<'a> {
     pub(crate) asked: RefCell<Option<Arc<Entry>>>,
 }
 
+impl Ask<'_> {
+    /// The same of somebody else, or in less time.
+    pub(crate) fn of<'a>(&'a self, target: Target<'a>, timeout: Duration) -> Ask<'a> {
+        Ask {
+            tenant: self.tenant,
+            target,
+            started: Instant::now(),
+            timeout: Some(timeout),
+            priority: self.priority,
+            pattern: self.pattern,
+            recorded: self.recorded.clone(),
+            unary: self.unary,
+            hints: self.hints.clone(),
+            asked: RefCell::default(),
+        }
+    }
+}
+
 /// What a caller may say beside whom it wants.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Hints {
     /// None means the group's.
     pub(crate) strategy: Option<Strategy>,
@@ -76,7 +97,7 @@ impl Hints {
 #[derive(Default)]
 pub(crate) struct Routing([Option<HeaderValue>; NAMES.len()]);
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 11] = [
     wire::AGENT,
     wire::CAPABILITY,
     wire::TENANT,
@@ -85,6 +106,9 @@ const NAMES: [&str; 8] = [
     wire::STRATEGY,
     wire::AFFINITY,
     wire::IDEMPOTENT,
+    wire::CACHE,
+    wire::FALLBACK,
+    wire::DEFAULT,
 ];
 /// Of a pattern's name, which is kept for a while. Bytes.
 const LONGEST_PATTERN: usize = 128;
@@ -110,8 +134,12 @@ impl Routing {
         routing
     }
 
-    fn text(&self, name: &'static str) -> Result<Option<&str>, Failure> {
+    fn value(&self, name: &'static str) -> Option<&HeaderValue> {
         let n = NAMES.iter().position(|known| *known == name).expect("one of the names");
+        self.0[n].as_ref()
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<&str>, Failure> {
         let text = |value: &HeaderValue| {
             // A name is borrowed as long as the value is.
             value
@@ -119,7 +147,7 @@ impl Routing {
                 .map(|_| ())
                 .map_err(|_| Failure::Malformed(format!("the metadata {name} is not plain ASCII text")))
         };
-        self.0[n].as_ref().map(|value| text(value).map(|()| value.to_str().unwrap_or_default())).transpose()
+        self.value(name).map(|value| text(value).map(|()| value.to_str().unwrap_or_default())).transpose()
     }
 
     /// Whom the call is for.
@@ -169,6 +197,32 @@ impl Routing {
         let [strategy, affinity] = [self.text(wire::STRATEGY)?, self.text(wire::AFFINITY)?];
         Hints::read(strategy.unwrap_or_default(), affinity.unwrap_or_default(), idempotent)
     }
+
+    /// What the call says of cache and fallbacks.
+    pub(crate) fn wishes(&self) -> Result<Wishes, Failure> {
+        let malformed =
+            |name: &str, problem: String| Failure::Malformed(format!("the metadata {name} {problem}"));
+        let cache = self.text(wire::CACHE)?.map(str::parse).transpose();
+        let fallbacks = self.text(wire::FALLBACK)?.map(Kind::list).transpose();
+        let default = self.value(wire::DEFAULT).map(|value| {
+            let json =
+                String::from_utf8(binary(wire::DEFAULT, value)?).map_err(|_| "is not UTF-8".to_owned())?;
+            Preset::try_from(json)
+        });
+        Ok(Wishes {
+            cache: cache.map_err(|problem| malformed(wire::CACHE, problem))?,
+            fallbacks: fallbacks.map_err(|problem| malformed(wire::FALLBACK, problem))?,
+            default: default.transpose().map_err(|problem| malformed(wire::DEFAULT, problem))?,
+        })
+    }
+}
+
+/// A binary metadata value, which is base64 on the wire.
+fn binary(name: &'static str, value: &HeaderValue) -> Result<Vec<u8>, String> {
+    let alone =
+        MetadataMap::from_headers(HeaderMap::from_iter([(HeaderName::from_static(name), value.clone())]));
+    let bytes = alone.get_bin(name).and_then(|value| value.to_bytes().ok());
+    bytes.map(|bytes| bytes.to_vec()).ok_or_else(|| "is not base64".to_owned())
 }
 
 /// How long the caller will wait, in gRPC's own notation.

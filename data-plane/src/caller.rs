@@ -15,6 +15,7 @@ use crate::{
     ask::{Ask, Target},
     balance::{self, Pool, Probed, Prospect, Strategy},
     breaker::by_pattern::Passes,
+    cache::Cache,
     call::{Answering, Call},
     config::Config,
     directory::{Directory, Entry},
@@ -37,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) recorder: Recorder,
     pub(crate) metrics: DataPlaneMetrics,
     pub(crate) admission: Rc<Admission>,
+    /// Shared by all workers.
+    pub(crate) cache: Arc<Cache>,
 }
 
 /// What goes to an agent, whoever it is.

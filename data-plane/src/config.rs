@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use parallax_security::Plaintext;
 use serde::{Deserialize, Serialize};
 
-use crate::{balance::Balance, breaker::Policy, error::Error, limit::Limits, outlier::Outliers};
+use crate::{
+    balance::Balance, breaker::Policy, cache::Caching, error::Error, fallback::Fallbacks, limit::Limits,
+    outlier::Outliers,
+};
 
 /// A node's settings, filled by its owner. Port 0 takes a free one.
 #[derive(Clone, Debug)]
@@ -93,6 +96,11 @@ pub struct Config {
     /// First and longest pause before the control plane is dialled again; it doubles, with jitter.
     pub follow_backoff: (Duration, Duration),
 
+    /// Which answers are given again.
+    pub cache: Caching,
+    /// What answers calls that have failed.
+    pub fallback: Fallbacks,
+
     /// Samples that wait for the store; when it is full further ones are dropped and counted.
     pub sample_queue: usize,
 
@@ -172,6 +180,8 @@ impl Default for Config {
             silence: Duration::from_secs(1),
             first_heartbeat: Duration::from_secs(5),
             follow_backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            cache: Caching::default(),
+            fallback: Fallbacks::default(),
             sample_queue: 16 * 1024,
             drain: Duration::from_secs(10),
         }
@@ -221,6 +231,10 @@ impl Config {
             ("balance.latency_weight", self.balance.latency_weight),
             ("balance.cost_weight", self.balance.cost_weight),
             ("hedge.quantile", self.hedge.quantile),
+            ("cache.min_confidence", self.cache.min_confidence),
+            ("fallback.cached", self.fallback.cached),
+            ("fallback.other_agent", self.fallback.other_agent),
+            ("fallback.degraded", self.fallback.degraded),
         ];
         if let Some((field, _)) = shares.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
             return Err(Error::Config { field, problem: "must be between 0 and 1" });
@@ -230,9 +244,9 @@ impl Config {
             ("retry.budget_percent", self.retry.budget_percent),
             ("hedge.budget_percent", self.hedge.budget_percent),
         ];
-        match percents.into_iter().find(|(_, percent)| *percent > 100) {
-            Some((field, _)) => Err(Error::Config { field, problem: "is more than 100 percent" }),
-            None => Ok(()),
+        if let Some((field, _)) = percents.into_iter().find(|(_, percent)| *percent > 100) {
+            return Err(Error::Config { field, problem: "is more than 100 percent" });
         }
+        self.fallback.check().map_err(|problem| Error::Config { field: "fallback.rules", problem })
     }
 }

@@ -3,15 +3,8 @@
 //! Each call stands alone: what happens to one agent reaches no other call. Nothing that a driver's stream
 //! leaves behind keeps running: when it breaks, its calls are cancelled.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    future::{Future, poll_fn},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, future::Future, rc::Rc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONTENT_TYPE, TE, USER_AGENT},
@@ -25,7 +18,6 @@ use parallax_proto::{
     },
 };
 use parallax_runtime::{
-    confidence::Confidence,
     error::Coded,
     wire::{self, answer_from_result, timestamp_to_wire},
 };
@@ -35,18 +27,20 @@ use tokio::{
     task::JoinSet,
 };
 use tonic::{Status, Streaming};
-use tracing::{Instrument, debug};
+use tracing::debug;
 
 use crate::{
     admission::Priority,
     ask::{About, Ask, Hints, Target},
-    call::{Answer, Answering, Call},
+    cache::Mode,
     caller::{Caller, Sent},
     error::Failure,
-    http_agent::{PREFIX, framed},
+    fallback::SERVED_BY,
+    opted::{Answered, By, Opted, Plan, Wishes},
     proxy::{ANALYZE, Origin},
     tracker::micros,
     upload::Upload,
+    whole::{self, PREFIX, framed},
 };
 
 mod many;
@@ -147,17 +141,23 @@ async fn perform(
 ) -> CallOutcome {
     let (call_id, started_at, started) = (wanted.call_id, caller.env.now(), tokio::time::Instant::now());
     let request = request(&caller, &mut wanted);
-    let (result, agent_id) = match ask(&origin, &wanted, &request) {
-        Err(failure) => (Err(failure), String::new()),
+    let (result, asked) = match ask(&origin, &wanted, &request) {
+        Err(failure) => (Err(failure), None),
         Ok(ask) => {
+            let (headers, cache) = (headers(&origin, &wanted), cache(&wanted));
             let result = tokio::select! {
                 biased;
-                result = answer(&caller, &ask, headers(&origin, &wanted), &request) => result,
+                result = answer(&caller, &ask, headers, cache, &request) => result,
                 Ok(reason) = cancelled => Err(Failure::Cancelled(reason)),
             };
-            (result, ask.asked.take().map(|entry| entry.agent.key.id.clone()).unwrap_or_default())
+            (result, ask.asked.take().map(|entry| entry.agent.key.id.clone()))
         }
     };
+    let (result, by) = match result {
+        Ok((answer, by)) => (Ok(answer), by),
+        Err(failure) => (Err(failure), None),
+    };
+    let agent_id = by.or(asked).unwrap_or_default();
     let outcome = match result {
         Ok(answer) => call_outcome::Outcome::Answer(answer),
         Err(failure) => call_outcome::Outcome::Failure(wire_v1::Failure {
@@ -206,6 +206,16 @@ fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, request: &'a AgentRequest) 
     })
 }
 
+fn cache(wanted: &WireCall) -> Option<Mode> {
+    use wire_v1::call::Cache;
+    match wanted.cache() {
+        Cache::Unspecified => None,
+        Cache::Use => Some(Mode::Use),
+        Cache::Refresh => Some(Mode::Refresh),
+        Cache::Bypass => Some(Mode::Bypass),
+    }
+}
+
 /// What goes with the request.
 fn headers(origin: &Origin, wanted: &WireCall) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::with_capacity(12);
@@ -224,59 +234,42 @@ fn headers(origin: &Origin, wanted: &WireCall) -> Result<HeaderMap, Failure> {
     Ok(headers)
 }
 
-/// Asks until there is an answer, and reads it.
+/// Asks until there is an answer, and reads it; says who gave it if that was not who was asked last.
 async fn answer(
     caller: &Rc<Caller>,
     ask: &Ask<'_>,
     headers: Result<HeaderMap, Failure>,
+    cache: Option<Mode>,
     request: &AgentRequest,
-) -> Result<WireAnswer, Failure> {
-    let upload = Upload::whole(framed(request));
-    let sent = Sent { path: PathAndQuery::from_static(ANALYZE), headers: headers?, upload: &upload };
-    let (call, answering) = caller.call(ask, sent).await?;
-    let span = call.span.clone();
-    let answer = read(&call, answering, caller.config.max_message).instrument(span).await;
-    call.settle(answer.as_ref().map(|answer| answer.confidence.and_then(Confidence::stated)));
-    answer
-}
-
-async fn read(call: &Call, answering: Answering, limit: usize) -> Result<WireAnswer, Failure> {
-    let Answering { head, mut body } = answering;
-    if body.is_empty() {
-        call.status(&head.headers)?;
-    }
-    let message = collect(call, &mut body, limit).await?;
-    let bad = |problem: String| Failure::BadAnswer { agent: call.entry.who(), problem };
-    let result =
-        ConfidenceResult::decode(message).map_err(|e| bad(format!("not a ConfidenceResult: {e}")))?;
-    Ok(answer_from_result(result))
-}
-
-/// Reads an answer of one message to its end.
-async fn collect(call: &Call, body: &mut Answer, limit: usize) -> Result<Bytes, Failure> {
-    let bad = |problem: String| Failure::BadAnswer { agent: call.entry.who(), problem };
-    let mut bytes = BytesMut::new();
-    let mut status = None;
-    while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
-        match frame?.into_data() {
-            Ok(data) if bytes.len() + data.len() > limit + PREFIX => {
-                return Err(bad(format!("more than {limit} bytes")));
-            }
-            Ok(data) => bytes.extend_from_slice(&data),
-            Err(frame) => status = frame.into_trailers().ok(),
-        }
-    }
-    let trailers = status.unwrap_or_default();
-    call.heed(&trailers);
-    call.status(&trailers)?;
-    let message = bytes.freeze();
-    let Some((prefix, rest)) = message.split_at_checked(PREFIX) else {
-        return Err(bad("no message, and no error either".to_owned()));
+) -> Result<(WireAnswer, Option<String>), Failure> {
+    let (headers, framed) = (headers?, framed(request));
+    let asking = async |ask: &Ask<'_>| {
+        let upload = Upload::whole(framed.clone());
+        let sent =
+            Sent { path: PathAndQuery::from_static(ANALYZE), headers: headers.clone(), upload: &upload };
+        let (call, answering) = caller.call(ask, sent).await?;
+        whole::answer(call, answering, caller.config.max_message).await
     };
-    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-    match (prefix[0], rest.len()) {
-        (0, n) if n == length => Ok(message.slice(PREFIX..)),
-        (0, n) => Err(bad(format!("one message of {length} bytes is due, {n} came"))),
-        _ => Err(bad("compressed, which was not asked for".to_owned())),
-    }
+    let Some(plan) = Plan::of(caller, ask, Wishes { cache, ..Wishes::default() })? else {
+        let whole = asking(ask).await.map_err(|failed| failed.failure)?;
+        return Ok((answer_from_result(whole.result), None));
+    };
+    let opted = Opted { caller, ask, message: &framed[PREFIX..], plan: &plan };
+    let (_, answered) = opted.answer(asking).await;
+    let Answered { message, agent, by, .. } = answered.map_err(|failed| failed.failure)?;
+    let agent = agent.and_then(|agent| agent.to_str().map(str::to_owned).ok());
+    let served_by = match by {
+        By::Agent(whole) => return Ok((answer_from_result(whole.result), agent)),
+        By::Cache(_) => Some("cache"),
+        By::Other => Some("shared"),
+        // It says so itself.
+        By::Fallback(_) => None,
+    };
+    let result = ConfidenceResult::decode(message).map_err(|e| Failure::BadAnswer {
+        agent: agent.clone().unwrap_or_default(),
+        problem: format!("not a ConfidenceResult: {e}"),
+    })?;
+    let mut answer = answer_from_result(result);
+    answer.metadata.extend(served_by.map(|by| (SERVED_BY.to_owned(), by.to_owned())));
+    Ok((answer, agent))
 }

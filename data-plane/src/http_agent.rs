@@ -38,7 +38,6 @@ use tracing::debug;
 
 mod translate;
 
-pub(crate) use translate::{PREFIX, Whole, framed};
 use translate::{answer, capabilities, health, question, refusal, refuse, reply};
 
 use crate::{
@@ -49,6 +48,7 @@ use crate::{
     pool::{Backoff, Dialer, RESENDS, lost, never_processed, root},
     upload::Upload,
     vitals::Vitals,
+    whole::{Frames, PREFIX},
 };
 
 const TIMEOUT_MS: HeaderName = HeaderName::from_static(wire::TIMEOUT_MS);
@@ -114,7 +114,7 @@ impl HttpAgent {
         head: Parts,
         upload: &Rc<Upload>,
         probe: bool,
-    ) -> Result<Response<Whole>, Failure> {
+    ) -> Result<Response<Frames>, Failure> {
         let method = head.uri.path().rsplit('/').next().unwrap_or_default().to_owned();
         let now = || self.dialer.env.now();
         Ok(match method.as_str() {

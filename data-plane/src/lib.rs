@@ -11,14 +11,15 @@
 //! `proxy` or `fanout` says what is asked for (`ask`), `admission` whether there is room for it, `caller` chooses
 //! whom to ask, first, next and beside (`directory`, `group`, `balance`, `breaker`, `limit`, `outlier`), a `call` is
 //! sent (`pool`, `upload`; `http_agent` to agents that speak JSON), and what was seen goes to `vitals`, `load` and
-//! `tracker`.
+//! `tracker`. A call that opted for it is held as a whole (`opted`, `whole`), and may be answered by what is held
+//! (`cache`), or by something else when it failed (`fallback`).
 //!
 //! Invariants:
 //! - The data plane never imports the control plane; they meet over gRPC.
 //! - A proxied message is never decoded, never held as a whole, and never changed; but for agents that are
-//!   reached by HTTP, who speak JSON.
-//! - No lock is taken on the path of a call. A worker's state is its thread's own; what workers share are
-//!   snapshots that are replaced, and atomics.
+//!   reached by HTTP, who speak JSON, and for calls that opted for the cache or a fallback.
+//! - No lock is taken on the path of a call; but for one of the cache's, for a look-up, by calls that opted for it.
+//!   A worker's state is its thread's own; what workers share are snapshots that are replaced, and atomics.
 //! - No call waits for the control plane: while it is away the last directory serves on.
 //! - No call is sent twice unless the agent provably never saw it, has refused it, or the caller says that it may
 //!   be; and never beyond the budgets of its group.
@@ -31,12 +32,14 @@ mod admission;
 mod ask;
 mod balance;
 mod breaker;
+mod cache;
 mod call;
 mod caller;
 mod channel;
 mod config;
 mod directory;
 mod error;
+mod fallback;
 mod fanout;
 mod frames;
 mod gather;
@@ -46,6 +49,7 @@ mod http_agent;
 mod keepalive;
 mod limit;
 mod load;
+mod opted;
 mod outlier;
 mod pool;
 mod probe;
@@ -56,6 +60,7 @@ mod services;
 mod tracker;
 mod upload;
 mod vitals;
+mod whole;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -69,11 +74,14 @@ use tracing::{error, info};
 
 pub use balance::{Balance, Strategy};
 pub use breaker::Policy;
+pub use cache::Caching;
 pub use config::{Config, Hedge, Retry};
 pub use error::Error;
 pub use limit::Limits;
 pub use outlier::Outliers;
+pub use fallback::{Fallbacks, Kind as FallbackKind, Preset, Rule as FallbackRule};
 
+use cache::Cache;
 use directory::{
     Directory,
     follow::{Followed, Follower},
@@ -121,6 +129,7 @@ impl DataPlane {
 
         let (recorder, tracker) =
             tracker::tracker(config.sample_queue, confidence, env.clone(), metrics.clone());
+        let cache = Arc::new(Cache::new(config.cache.clone(), metrics.cache.clone()));
         let (health, health_service) = tonic_health::server::health_reporter();
         for service in HEALTH_SERVICES {
             health.set_service_status(service, ServingStatus::NotServing).await;
@@ -133,6 +142,7 @@ impl DataPlane {
                 directory: directory.clone(),
                 recorder: recorder.clone(),
                 metrics: metrics.clone(),
+                cache: cache.clone(),
                 routes: Routes::new(health_service.clone()),
                 life: life.clone(),
             };

@@ -35,9 +35,10 @@ use crate::{
     error::Failure,
     frames::{Incoming, Outgoing},
     gather::Gather,
-    http_agent::{HttpAgent, Whole},
+    http_agent::HttpAgent,
     keepalive::Keepalive,
     upload::{Sending, Upload},
+    whole::Frames,
 };
 
 /// Bytes in flight towards us, per stream and per connection: a stream that its caller does not read holds up
@@ -117,7 +118,7 @@ pub(crate) enum Upstream {
         incoming: Incoming,
         outgoing: Option<Outgoing<Sending>>,
     },
-    Whole(Whole),
+    Whole(Frames),
 }
 
 impl Body for Upstream {

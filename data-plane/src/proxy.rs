@@ -23,10 +23,14 @@ use crate::{
     caller::{Caller, Sent},
     error::Failure,
     frames::Incoming,
+    opted::{Opted, Plan, Wishes},
     scan::Scanner,
     services::Reply,
     upload::{Upload, discard},
+    whole::Request as Held,
 };
+
+mod held;
 
 /// Everything below it is proxied.
 pub(crate) const PREFIX: &str = "/parallax.confidence.ConfidenceAgent/";
@@ -37,7 +41,9 @@ const GET_CAPABILITIES: &str = "/parallax.confidence.ConfidenceAgent/GetCapabili
 pub(crate) const HEALTH_CHECK: &str = "/parallax.confidence.ConfidenceAgent/HealthCheck";
 
 const CLIENT_ID: HeaderName = HeaderName::from_static(wire::CLIENT_ID);
-const SERVED_BY: HeaderName = HeaderName::from_static(wire::SERVED_BY);
+pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static(wire::SERVED_BY);
+/// What the cache was to a call.
+const CACHE: HeaderName = HeaderName::from_static(wire::CACHE);
 
 /// Who calls, as far as routing goes. Made once per connection.
 #[derive(Clone)]
@@ -92,17 +98,45 @@ async fn forward(
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let scanned = matches!(path.as_str(), ANALYZE | STREAM_ANALYZE);
     let routing = Routing::take(&mut head.headers);
-    let ask = match ask(&routing, origin, &head.headers, path.as_str()) {
-        Ok(ask) => ask,
+    let planned = ask(&routing, origin, &head.headers, path.as_str())
+        .and_then(|ask| Ok((plan(&caller, &ask, routing.wishes()?, path.as_str())?, ask)));
+    let (plan, ask) = match planned {
+        Ok(planned) => planned,
         Err(failure) => {
             discard(body);
             return Err(failure);
         }
     };
     head.headers.insert(CLIENT_ID, origin.client_id.clone());
-    let upload = Upload::streamed(body);
+    let upload = match &plan {
+        Some(plan) if path == ANALYZE && !plan.is_bypass() => match held::request(&caller, &ask, body).await?
+        {
+            Held::Whole { framed, message } => {
+                let opted = Opted { caller: &caller, ask: &ask, message: &message, plan };
+                return Ok(held::answer(opted, head.headers, framed).await);
+            }
+            Held::Other(upload) => upload,
+        },
+        _ => Upload::streamed(body),
+    };
     let (call, answering) = caller.call(&ask, Sent { path, headers: head.headers, upload: &upload }).await?;
-    Ok(respond(call, answering, scanned))
+    let mut response = respond(call, answering, scanned);
+    if let Some(plan) = plan {
+        caller.cache.metrics.call(plan.unused());
+        response.headers_mut().insert(CACHE, HeaderValue::from_static(plan.unused().as_str()));
+    }
+    Ok(response)
+}
+
+/// What a call opted for, which only `Analyze` can have.
+fn plan(caller: &Caller, ask: &Ask<'_>, wishes: Wishes, path: &str) -> Result<Option<Plan>, Failure> {
+    if path == ANALYZE {
+        return Plan::of(caller, ask, wishes);
+    }
+    if wishes.fallbacks.is_some_and(|fallbacks| !fallbacks.is_empty()) {
+        return Err(Failure::Malformed(format!("the metadata {} goes with Analyze alone", wire::FALLBACK)));
+    }
+    Ok(wishes.cache.map(Plan::cache))
 }
 
 fn ask<'a>(

@@ -35,6 +35,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     admission::Admission,
+    cache::Cache,
     caller::Caller,
     config::Config,
     directory::Directory,
@@ -102,6 +103,7 @@ pub(crate) struct Worker {
     pub(crate) directory: Arc<Directory>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: DataPlaneMetrics,
+    pub(crate) cache: Arc<Cache>,
     /// Services that all workers share.
     pub(crate) routes: Routes,
     pub(crate) life: Lifecycle,
@@ -137,7 +139,7 @@ impl Worker {
     }
 
     async fn serve(self, listener: TcpListener) {
-        let Self { config, tls, env, directory, recorder, metrics, routes, life } = self;
+        let Self { config, tls, env, directory, recorder, metrics, cache, routes, life } = self;
         let (calls, connections) = (TaskTracker::new(), TaskTracker::new());
         let acceptor = tls.acceptor(Alpn::Grpc, config.plaintext);
         let pools = Pools::new(config.clone(), tls, env.clone(), connections.clone());
@@ -151,6 +153,7 @@ impl Worker {
             recorder,
             metrics: metrics.clone(),
             admission,
+            cache,
         });
         let (jobs, mut driven) = mpsc::channel(1);
         let (directory, node_id) = (caller.directory.clone(), config.node_id.clone());

@@ -43,6 +43,7 @@ use crate::{
     proxy::{self, Origin, Proxied},
     upload::discard,
     vitals::View,
+    whole::Frames,
 };
 
 /// Outcomes that wait for a driver to read them.
@@ -87,6 +88,7 @@ pub(crate) enum Reply {
     #[default]
     Empty,
     Proxied(Box<Proxied>),
+    Whole(Frames),
     Served(tonic::body::Body),
 }
 
@@ -98,6 +100,7 @@ impl Body for Reply {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Proxied(body) => Pin::new(body.as_mut()).poll_frame(cx).map_err(|never| match never {}),
+            Self::Whole(frames) => Poll::Ready(frames.next().map(Ok)),
             Self::Served(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -106,6 +109,7 @@ impl Body for Reply {
         match self {
             Self::Empty => true,
             Self::Proxied(_) => false,
+            Self::Whole(frames) => frames.is_end(),
             Self::Served(body) => body.is_end_stream(),
         }
     }

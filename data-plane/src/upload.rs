@@ -49,6 +49,13 @@ impl Upload {
         Self::new(Some(source), Vec::new())
     }
 
+    /// What a caller sends, of which this much has come.
+    pub(crate) fn begun(kept: Vec<Bytes>, rest: Incoming) -> Rc<Self> {
+        let upload = Self::new(Some(rest), kept);
+        upload.kept_bytes.set(upload.kept.borrow().iter().map(Bytes::len).sum());
+        upload
+    }
+
     /// One message that is known.
     pub(crate) fn whole(message: Bytes) -> Rc<Self> {
         Self::new(None, vec![message])

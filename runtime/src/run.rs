@@ -50,6 +50,9 @@ pub struct Options {
     /// It is given no more agents than this; its pattern's own bound holds as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_agents: Option<u32>,
+    /// Whether its calls may be answered by what agents have answered before (`cache_results` of the contract).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cache_results: bool,
     /// The task that it was started for, as the coordinator was given it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Json>,

@@ -41,7 +41,15 @@ pub const LOAD_IN_FLIGHT: &str = "in_flight";
 pub const LOAD_SERVICE_TIME: &str = "service_time_ms";
 /// Header with the milliseconds that the caller will wait, for agents that are reached by HTTP.
 pub const TIMEOUT_MS: &str = "x-parallax-timeout-ms";
-/// Trailer in which the data plane names the agent that answered.
+/// Metadata key by which a call opts for the data plane's cache (`use`, `refresh`, `bypass`); in the answer, what the
+/// cache was to it (`hit`, `miss`, `shared`, `refresh`, `bypass`, `uncacheable`).
+pub const CACHE: &str = "x-parallax-cache";
+/// Metadata key that says what may answer when the agent does not, in this order: `cached`, `other-agent`, `degraded`,
+/// `default`, with commas between; or `none`.
+pub const FALLBACK: &str = "x-parallax-fallback";
+/// Metadata key with what the fallback `default` answers: `{"value": …, "confidence": 0 to 1}` in JSON.
+pub const DEFAULT: &str = "x-parallax-default-bin";
+/// Trailer in which the data plane names the agent that answered, or the fallback that did.
 pub const SERVED_BY: &str = "x-parallax-served-by";
 
 /// A JSON object as a `google.protobuf.Struct`. Numbers become doubles, as the type has no other.

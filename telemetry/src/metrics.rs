@@ -161,6 +161,31 @@ pub struct DataPlaneMetrics {
     shed: Family<ShedLabels, Counter>,
     /// Callers' connections that were closed at once, as there were too many.
     pub connections_refused: Counter,
+    pub cache: CacheMetrics,
+}
+
+/// Answers that their agents did not give now. Clones count together.
+#[derive(Debug, Clone)]
+pub struct CacheMetrics {
+    calls: [Counter; CacheOutcome::ALL.len()],
+    pub stored: Counter,
+    /// Pushed out by others.
+    pub evicted: Counter,
+    /// What is held.
+    pub bytes: Gauge,
+    fallbacks: [Counter; Fallback::ALL.len()],
+}
+
+impl CacheMetrics {
+    /// A call that opted for the cache ended, or was let through.
+    pub fn call(&self, outcome: CacheOutcome) {
+        self.calls[outcome as usize].inc();
+    }
+
+    /// A call failed, and this answered it.
+    pub fn fallback(&self, served_by: Fallback) {
+        self.fallbacks[served_by as usize].inc();
+    }
 }
 
 /// One agent's metrics: kept beside the agent, so that recording is an atomic addition. Clones count together.
@@ -208,6 +233,19 @@ impl DataPlaneMetrics {
             upstream_connections: register(r, "parallax_upstream_connections", "Open connections to agents", Family::default()),
             shed: register(r, "parallax_proxy_shed", "Calls refused for load before an agent was chosen, by priority and bound", Family::default()),
             connections_refused: register(r, "parallax_connections_refused", "Connections of callers closed at once, as there were too many", Counter::default()),
+            cache: CacheMetrics {
+                calls: {
+                    let calls = register(r, "parallax_cache_calls", "Calls that opted for the cache, by what it was to them", Family::default());
+                    CacheOutcome::ALL.map(|outcome| calls.get_or_create_owned(&CacheLabel { outcome }))
+                },
+                stored: register(r, "parallax_cache_stored", "Answers that were stored", Counter::default()),
+                evicted: register(r, "parallax_cache_evicted", "Answers that others pushed out", Counter::default()),
+                bytes: register(r, "parallax_cache_bytes", "What the answers that are held take", Gauge::default()),
+                fallbacks: {
+                    let fallbacks = register(r, "parallax_fallbacks", "Failed calls that something else answered, by what did", Family::default());
+                    Fallback::ALL.map(|served_by| fallbacks.get_or_create_owned(&FallbackLabel { served_by }))
+                },
+            },
         }
     }
 
@@ -272,7 +310,9 @@ impl AgentMetrics {
 mod labels;
 
 use labels::*;
-pub use labels::{BreakerState, CallPriority, LoadBound, ProxyOutcome, RunStatus};
+pub use labels::{
+    BreakerState, CacheOutcome, CallPriority, Fallback, LoadBound, ProxyOutcome, RunStatus,
+};
 
 #[cfg(test)]
 mod tests;

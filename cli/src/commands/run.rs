@@ -18,6 +18,9 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
     if let Some(timeout) = run.timeout {
         options["timeout"] = json!(parallax_runtime::env::millis(timeout));
     }
+    if run.cache_results {
+        options["cacheResults"] = true.into();
+    }
     let mut body = json!({"input": input, "options": options});
     let path = if run.pattern.ends_with(".prism") {
         body["script"] = read(Path::new(&run.pattern))?.into();

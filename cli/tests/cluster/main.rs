@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests, in functions that are shared by them")]
 
 mod agents;
+mod cache;
 #[cfg(feature = "cluster")]
 mod chaos;
 mod commands;

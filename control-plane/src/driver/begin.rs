@@ -6,7 +6,10 @@ use futures::FutureExt;
 use parallax_prism::{EffectKind, Outcome, Value};
 use parallax_proto::{
     confidence::AgentRequest,
-    dataplane::v1::{Call, call::Target},
+    dataplane::v1::{
+        Call,
+        call::{Cache, Target},
+    },
 };
 use parallax_runtime::wire;
 use serde_json::Value as Json;
@@ -121,6 +124,7 @@ impl Driver {
                 // A later process asks again for what an earlier one may have asked for.
                 attempt: if id <= self.known { 2 } else { 1 },
                 traceparent: traceparent.to_owned(),
+                cache: if self.start.options.cache_results { Cache::Use } else { Cache::Unspecified }.into(),
                 ..Call::default()
             })
             .await;

@@ -67,6 +67,9 @@ pub struct ExecuteOptions {
     /// Every agent that is asked has all of these.
     pub capabilities: Vec<String>,
     pub max_agents: Option<u32>,
+    /// Whether calls may be answered by what agents have answered before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cache_results: bool,
     /// Answer with the run's events as they happen, as server-sent events. A run that is started and not waited for
     /// is read at its `streamUrl`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -83,6 +86,7 @@ impl ExecuteOptions {
             context: options.context.clone(),
             capabilities: options.capabilities.clone(),
             max_agents: options.max_agents,
+            cache_results: options.cache_results,
             stream: false,
         }
     }
@@ -96,6 +100,7 @@ impl ExecuteOptions {
             context: self.context,
             capabilities: self.capabilities,
             max_agents: self.max_agents,
+            cache_results: self.cache_results,
             task: None,
         }
     }

@@ -129,6 +129,7 @@ impl Service {
                 timeout: (timeout > 0).then(|| Duration::from_millis(timeout.into())),
                 max_parallel: not_negative("options.max_parallel", options.max_parallel)?,
                 context: options.context.into_iter().collect(),
+                cache_results: options.cache_results,
                 ..Options::default()
             },
             ..runs::Request::default()

@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
-use http_body::Frame;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use parallax_proto::confidence::{
     AgentRequest, Capabilities, ConfidenceResult, Health, health::Status as Condition,
@@ -19,41 +18,15 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use tonic::{Code, Status};
 
-/// Before each message: "not compressed" and the length.
-pub(crate) const PREFIX: usize = 5;
+use crate::whole::{Frames, PREFIX, framed};
+
 /// When a call that was turned away may come again, in milliseconds (gRFC A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// As much of an error's text as is passed on, in characters.
 const SHOWN: usize = 500;
 
-/// An answer that is there as a whole: a message, perhaps, and trailers.
-pub(crate) struct Whole {
-    message: Option<Bytes>,
-    trailers: Option<HeaderMap>,
-}
-
-impl Whole {
-    pub(crate) fn next(&mut self) -> Option<Frame<Bytes>> {
-        self.message.take().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers))
-    }
-
-    pub(crate) fn is_end(&self) -> bool {
-        self.message.is_none() && self.trailers.is_none()
-    }
-}
-
-/// A message as gRPC frames it.
-pub(crate) fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX + length);
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(length).expect("what it was read from was bounded"));
-    message.encode(&mut bytes).expect("the buffer grows");
-    bytes.freeze()
-}
-
 /// A response of one message.
-pub(super) fn reply(message: &impl Message) -> Response<Whole> {
+pub(super) fn reply(message: &impl Message) -> Response<Frames> {
     respond(
         Some(framed(message)),
         HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]),
@@ -61,7 +34,7 @@ pub(super) fn reply(message: &impl Message) -> Response<Whole> {
 }
 
 /// A response of a status alone.
-pub(super) fn refuse(status: &Status) -> Response<Whole> {
+pub(super) fn refuse(status: &Status) -> Response<Frames> {
     let mut trailers = HeaderMap::new();
     // It fails for metadata that is no header.
     if status.add_header(&mut trailers).is_err() {
@@ -70,8 +43,8 @@ pub(super) fn refuse(status: &Status) -> Response<Whole> {
     respond(None, trailers)
 }
 
-fn respond(message: Option<Bytes>, trailers: HeaderMap) -> Response<Whole> {
-    let mut response = Response::new(Whole { message, trailers: Some(trailers) });
+fn respond(message: Option<Bytes>, trailers: HeaderMap) -> Response<Frames> {
+    let mut response = Response::new(Frames { message, trailers: Some(trailers) });
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }

@@ -27,13 +27,13 @@ use crate::{
 };
 
 /// A driver's end of a stream.
-struct Driver {
+pub(crate) struct Driver {
     calls: mpsc::UnboundedSender<DispatchRequest>,
     outcomes: Streaming<CallOutcome>,
 }
 
 impl Driver {
-    async fn open(world: &World, node: &Node) -> Self {
+    pub(crate) async fn open(world: &World, node: &Node) -> Self {
         let (calls, stream) = mpsc::unbounded_channel();
         let mut client = DataPlaneClient::new(world.driver(node).await);
         let outcomes = client.dispatch(UnboundedReceiverStream::new(stream)).await.unwrap().into_inner();
@@ -44,16 +44,20 @@ impl Driver {
         self.calls.send(DispatchRequest { message: Some(message) }).unwrap();
     }
 
-    fn call(&self, call: Call) {
+    pub(crate) fn call(&self, call: Call) {
         self.send(Wanted::Call(call));
     }
 
-    async fn next(&mut self) -> CallOutcome {
+    pub(crate) fn cancel(&self, call_id: u64, reason: &str) {
+        self.send(Wanted::Cancel(Cancel { call_id, reason: reason.into() }));
+    }
+
+    pub(crate) async fn next(&mut self) -> CallOutcome {
         within("an outcome", self.outcomes.message()).await.unwrap().expect("an outcome")
     }
 }
 
-fn to(call_id: u64, agent: &str) -> Call {
+pub(crate) fn to(call_id: u64, agent: &str) -> Call {
     Call {
         call_id,
         tenant: "default".into(),
@@ -62,14 +66,14 @@ fn to(call_id: u64, agent: &str) -> Call {
     }
 }
 
-fn failure(outcome: &CallOutcome) -> (Cause, &str) {
+pub(crate) fn failure(outcome: &CallOutcome) -> (Cause, &str) {
     match outcome.outcome.as_ref().unwrap() {
         Outcome::Failure(failure @ Failure { message, .. }) => (failure.cause(), message),
         Outcome::Answer(answer) => panic!("an answer: {answer:?}"),
     }
 }
 
-fn answer(outcome: &CallOutcome) -> &Answer {
+pub(crate) fn answer(outcome: &CallOutcome) -> &Answer {
     match outcome.outcome.as_ref().unwrap() {
         Outcome::Answer(answer) => answer,
         Outcome::Failure(failure) => panic!("a failure: {failure:?}"),

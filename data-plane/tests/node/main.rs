@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "all of this is test")]
 
 mod agent;
+mod cache;
 mod choice;
 mod conformance;
 mod connections;
@@ -10,6 +11,7 @@ mod directory;
 mod dispatch;
 mod fanout;
 mod http_agent;
+mod fallback;
 mod life;
 mod overload;
 mod proxy;

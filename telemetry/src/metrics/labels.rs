@@ -52,6 +52,34 @@ label_values! {
     }
 }
 
+label_values! {
+    /// What the cache was to a call that opted for it.
+    CacheOutcome {
+        /// Answered by what was held.
+        Hit => "hit",
+        /// Nothing was held: the agent was asked.
+        Miss => "miss",
+        /// Answered by the call of another who asked the same.
+        Shared => "shared",
+        /// The agent was asked, whatever was held.
+        Refresh => "refresh",
+        /// It was not to be used.
+        Bypass => "bypass",
+        /// Calls of this kind, or as large, cannot use it.
+        Uncacheable => "uncacheable",
+    }
+}
+
+label_values! {
+    /// What answered a call whose agent did not.
+    Fallback {
+        Cached => "cached",
+        OtherAgent => "other_agent",
+        Degraded => "degraded",
+        Default => "default",
+    }
+}
+
 /// A breaker's state as the gauge shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
@@ -139,6 +167,16 @@ pub(super) struct ProxyLabels {
 pub(super) struct ShedLabels {
     pub(super) priority: CallPriority,
     pub(super) bound: LoadBound,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct CacheLabel {
+    pub(super) outcome: CacheOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct FallbackLabel {
+    pub(super) served_by: Fallback,
 }
 
 impl AgentLabels {

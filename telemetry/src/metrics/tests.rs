@@ -32,6 +32,11 @@ const GOLDEN: &[(&str, &str)] = &[
     ("parallax_upstream_connections", "gauge"),
     ("parallax_proxy_shed", "counter"),
     ("parallax_connections_refused", "counter"),
+    ("parallax_cache_calls", "counter"),
+    ("parallax_cache_stored", "counter"),
+    ("parallax_cache_evicted", "counter"),
+    ("parallax_cache_bytes", "gauge"),
+    ("parallax_fallbacks", "counter"),
 ];
 
 fn both() -> (Registry, ControlPlaneMetrics, DataPlaneMetrics) {
@@ -60,6 +65,8 @@ fn exercise(control: &ControlPlaneMetrics, data: &DataPlaneMetrics) {
     agent.in_flight.inc();
     agent.set_breaker(BreakerState::Open);
     data.shed(CallPriority::Sheddable, LoadBound::Tenant).inc();
+    data.cache.call(CacheOutcome::Shared);
+    data.cache.fallback(Fallback::OtherAgent);
 }
 
 #[test]
@@ -88,6 +95,9 @@ fn names_and_types_are_golden() {
         r#"parallax_agent_confidence_bucket{le="0.95",tenant="default",agent="en"} 1"#,
         r#"parallax_agent_breaker_state{tenant="default",agent="en"} 2"#,
         r#"parallax_proxy_shed_total{priority="sheddable",bound="tenant"} 1"#,
+        r#"parallax_cache_calls_total{outcome="shared"} 1"#,
+        r#"parallax_cache_calls_total{outcome="hit"} 0"#,
+        r#"parallax_fallbacks_total{served_by="other_agent"} 1"#,
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
     }
