@@ -114,7 +114,7 @@ fn the_pattern_is_valid_and_the_agent_is_the_example() {
 fn the_settings_are_settings() {
     let dir = tempfile::tempdir().unwrap();
     let shown = blocks("toml");
-    assert_eq!(shown.len(), 3);
+    assert_eq!(shown.len(), 4);
     for settings in shown {
         let file = dir.path().join("parallax.toml");
         std::fs::write(&file, settings).unwrap();

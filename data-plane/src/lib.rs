@@ -77,9 +77,9 @@ pub use breaker::Policy;
 pub use cache::Caching;
 pub use config::{Config, Hedge, Retry};
 pub use error::Error;
+pub use fallback::{Fallbacks, Kind as FallbackKind, Preset, Rule as FallbackRule};
 pub use limit::Limits;
 pub use outlier::Outliers;
-pub use fallback::{Fallbacks, Kind as FallbackKind, Preset, Rule as FallbackRule};
 
 use cache::Cache;
 use directory::{

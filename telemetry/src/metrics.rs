@@ -310,9 +310,7 @@ impl AgentMetrics {
 mod labels;
 
 use labels::*;
-pub use labels::{
-    BreakerState, CacheOutcome, CallPriority, Fallback, LoadBound, ProxyOutcome, RunStatus,
-};
+pub use labels::{BreakerState, CacheOutcome, CallPriority, Fallback, LoadBound, ProxyOutcome, RunStatus};
 
 #[cfg(test)]
 mod tests;
