@@ -5,7 +5,7 @@ use std::{future::poll_fn, pin::Pin, rc::Rc};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, response::Parts};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
+
 use parallax_proto::confidence::ConfidenceResult;
 use parallax_runtime::confidence::Confidence;
 use prost::Message;
@@ -15,6 +15,7 @@ use crate::{
     cache::Given,
     call::{Answering, Call},
     error::Failure,
+    frames::Incoming,
     proxy::SERVED_BY,
     upload::Upload,
 };

@@ -117,7 +117,7 @@ async fn another_agent_of_the_same_capabilities_answers_as_itself() {
     let samples = world.samples("b", 1).await;
     assert_eq!(samples[0].confidence.map(|c| c.get()), Some(0.9), "as it stated it");
     // Nobody does all that b does, but a.
-    drop(b);
+    b.die().await;
     world.control_plane.remove("a");
     let raw = until("a has left", async || {
         let raw = ask(&operator, &[(wire::AGENT, "b"), (wire::FALLBACK, "other-agent")]).await;
@@ -136,6 +136,7 @@ async fn what_settings_name_for_a_capability_is_tried_in_order() {
     single.registration.as_mut().unwrap().capabilities = vec!["large".into()];
     world.control_plane.put(single);
     let (node, operator) = node(&world, |config| {
+        config.breaker.failures = 1000;
         config.fallback.rules = vec![FallbackRule {
             degraded: Some("only-small".into()),
             default: Some(r#"{"value": {"text": null}, "confidence": 0.1}"#.to_owned().try_into().unwrap()),
