@@ -130,7 +130,7 @@ pub(crate) struct Answered {
 
 pub(crate) enum By {
     /// By its agent, now.
-    Agent(Whole),
+    Agent(Box<Whole>),
     /// By what had been held for so long.
     Cache(Duration),
     /// By the answer to another's call.
@@ -183,7 +183,7 @@ impl Opted<'_> {
         let answered = match found {
             Ok(Found::Hit(held)) => Ok(Answered::with(held.given.clone(), By::Cache(held.age()))),
             Ok(Found::Shared(given)) => Ok(Answered::with(given, By::Other)),
-            Ok(Found::Asked(given, whole)) => Ok(Answered::with(given, By::Agent(whole))),
+            Ok(Found::Asked(given, whole)) => Ok(Answered::with(given, By::Agent(Box::new(whole)))),
             Err(failed) if may_replace(&failed.failure) => {
                 self.instead(&failed.failure, key, asking).await.ok_or(failed)
             }

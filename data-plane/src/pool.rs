@@ -501,7 +501,7 @@ pub(crate) fn never_processed(error: &Fault) -> bool {
     error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-fn cause<'a, E: std::error::Error + 'static>(error: &'a Fault) -> Option<&'a E> {
+fn cause<E: std::error::Error + 'static>(error: &Fault) -> Option<&E> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
@@ -557,10 +557,11 @@ mod tests {
     async fn an_agent_that_is_not_there_is_dialled_ever_less_often_and_never_in_step() {
         let env = Arc::new(Deserted { env: Simulated::new(7), dials: Mutex::default() });
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::open(dir.path(), std::time::SystemTime::now()).unwrap();
+        let now = env.system_time();
+        let authority = Authority::open(dir.path(), now).unwrap();
         let identity = Identity::new("t", Kind::DataPlane, "node").unwrap();
-        let files = authority.bundle(&identity, dir.path(), std::time::SystemTime::now()).unwrap();
-        let tls = Tls::load(files, std::time::SystemTime::now()).unwrap();
+        let files = authority.bundle(&identity, dir.path(), now).unwrap();
+        let tls = Tls::load(files, now).unwrap();
         let (first, longest) = (Duration::from_millis(100), Duration::from_millis(1600));
         let config = Arc::new(Config { connect_backoff: (first, longest), ..Config::default() });
         let metrics = DataPlaneMetrics::new(&mut Registry::default());

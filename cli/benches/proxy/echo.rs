@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use parallax_proto::confidence::ConfidenceResult;
 use parallax_runtime::env::{Env, System};
 use parallax_security::{Alpn, Authority, Identity, Kind, Plaintext, Stream, Tls};
-use prost::Message;
 use tokio::net::TcpListener;
 
 use crate::{Result, gather::Gather, load::framed};

@@ -91,7 +91,7 @@ impl Client {
         let took = Rc::new(RefCell::new(Vec::new()));
         let begun = Instant::now();
         let until = begun + lasting;
-        let mut callers = JoinSet::new();
+        let mut callers = JoinSet::<Result>::new();
         for n in 0..in_flight {
             let (mut send, ask, took) = (self.0[n % self.0.len()].clone(), ask.clone(), took.clone());
             callers.spawn_local(async move {

@@ -14,6 +14,7 @@ use parallax_security::Tls;
 use tokio::task::LocalSet;
 
 mod echo;
+#[allow(dead_code, unused_imports, reason = "the node's own, with its tests")]
 #[path = "../../../data-plane/src/gather.rs"]
 #[allow(dead_code, reason = "the node asks more of it")]
 mod gather;

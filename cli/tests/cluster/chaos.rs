@@ -75,7 +75,7 @@ async fn agent_process() {
     let n: usize = n.parse().unwrap();
     let calls = PathBuf::from(std::env::var_os("PARALLAX_TEST_CALLS").unwrap());
     let calls = std::fs::File::options().create(true).append(true).open(calls).unwrap();
-    let answering = agent(&format!("agent-{n}")).capability("errand").answer(move |task: Task| {
+    let answering = agent(format!("agent-{n}")).capability("errand").answer(move |task: Task| {
         let line = format!("{} {}\n", task.effect.unwrap_or_default(), Timestamp::now());
         (&calls).write_all(line.as_bytes()).unwrap();
         async move {

@@ -238,7 +238,7 @@ async fn an_answer_that_lands_while_the_turn_is_taken_is_a_hit() {
         asked.set(true);
         pending::<Result<(Given, ()), Failure>>().await
     }));
-    poll_fn(|cx| Poll::Ready(assert!(leading.as_mut().poll(cx).is_pending()))).await;
+    assert!(poll_fn(|cx| Poll::Ready(leading.as_mut().poll(cx).is_pending())).await);
     assert!(asked.get());
     // Its caller leaves, and another has brought the answer.
     ask(&cache, key(1), Mode::Refresh, Ok(given("there", 1.0))).await.1.unwrap();
