@@ -4,6 +4,9 @@
 //! one. Rounds are interleaved, and what counts is the ratio to Envoy within a round, since absolute figures drift with
 //! the machine. `QUICK=1` takes a minute and shows that the bench works, no more.
 
+#![allow(clippy::disallowed_methods, reason = "its threads pace and wait, and its agents end with it")]
+#![allow(clippy::type_complexity)]
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -14,9 +17,8 @@ use parallax_security::Tls;
 use tokio::task::LocalSet;
 
 mod echo;
-#[allow(dead_code, unused_imports, reason = "the node's own, with its tests")]
 #[path = "../../../data-plane/src/gather.rs"]
-#[allow(dead_code, reason = "the node asks more of it")]
+#[allow(dead_code, unused_imports, reason = "the node asks more of it, and tests it")]
 mod gather;
 mod load;
 #[path = "../process.rs"]
