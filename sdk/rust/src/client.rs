@@ -21,6 +21,7 @@ use tonic::{
     Request, Status,
     metadata::{MetadataMap, MetadataValue},
 };
+use tonic_types::StatusExt;
 
 use crate::{
     Answer, DEFAULT_DATA_PLANE, DEFAULT_REGISTRY, Error, Task, TlsOptions,
@@ -142,7 +143,7 @@ impl Client {
 
     /// Asks one agent, through the data plane.
     ///
-    /// A node that cannot be reached is passed over for the next; a call that broke off with its node goes to the
+    /// A node that cannot be reached or does not take the call is passed over for the next; a call that broke off with its node goes to the
     /// next if the task is [idempotent](Task::idempotent).
     ///
     /// # Errors
@@ -171,7 +172,7 @@ impl Client {
                     return Ok(Reply { agent: result.agent_id.clone(), answer: answer(result) });
                 }
                 // A status that was made here says that the connection broke; what the agent did is unknown.
-                Err(status) if idempotent && status.source().is_some() => {
+                Err(status) if turned_away(&status) || idempotent && status.source().is_some() => {
                     last = Some(failed("Analyze")(status));
                 }
                 Err(status) => return Err(failed("Analyze")(status)),
@@ -179,6 +180,13 @@ impl Client {
         }
         Err(last.expect("there is a node"))
     }
+}
+
+/// Whether a node took the call at all: one that joins knows no agent yet, and one that has too much to do sends calls
+/// to others.
+fn turned_away(status: &Status) -> bool {
+    const REASONS: [&str; 2] = ["PARALLAX-PROXY-104", "PARALLAX-PROXY-113"];
+    status.get_details_error_info().is_some_and(|info| REASONS.contains(&info.reason.as_str()))
 }
 
 /// What tells a node whom a task is for, and what it may do with it.
