@@ -154,7 +154,7 @@ async fn an_agent_that_asks_for_a_rest_gets_it() {
 async fn an_agent_much_slower_than_its_group_is_left_out_and_serves_who_names_it() {
     let world = World::new().await;
     let mut agents = Vec::new();
-    for (id, millis) in [("quick", 4), ("brisk", 4), ("slow", 60)] {
+    for (id, millis) in [("quick", 4), ("brisk", 4), ("slow", 500)] {
         let served = move |_| async move {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             sure(0.9)
@@ -174,7 +174,7 @@ async fn an_agent_much_slower_than_its_group_is_left_out_and_serves_who_names_it
     let operator = world.operator(&node).await;
     // All have enough to do to be compared, whoever is chosen.
     let mut callers = JoinSet::new();
-    for id in ["quick", "brisk", "slow"] {
+    for id in ["quick", "brisk", "slow", "slow", "slow"] {
         let operator = operator.clone();
         callers.spawn(async move {
             loop {
