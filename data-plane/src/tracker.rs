@@ -19,8 +19,8 @@ use tracing::warn;
 
 use crate::{ask::About, directory::Entry, directory::follow::jitter};
 
-/// Samples per batch, and how long the first of one waits for others. They are not waited for one by one: a path that
-/// must wake this task for each sample pays more for that than for the call's policy.
+/// Samples per batch, and how long the first of one waits for others. They are not waited for one by one, or the path
+/// would wake this task for each.
 const BATCH: (usize, Duration) = (500, Duration::from_millis(100));
 /// Tries to store one batch, the first pause between two (it doubles), and how long one may take.
 const TRIES: u32 = 5;
@@ -37,8 +37,8 @@ pub(crate) struct Seen {
     pub(crate) at: Timestamp,
 }
 
-/// Calls outside of runs of which each worker keeps samples: a second, and at once. To store one costs more than half
-/// of what the call does, and thousands a second say no more of an agent than hundreds. Those of runs are all kept.
+/// Calls outside of runs of which each worker keeps samples: a second, and at once. Thousands a second say no more of an
+/// agent than hundreds, and each is a row of the store. What is left out is counted; samples of runs are all kept.
 const SINGLE: (u32, u32) = (500, 4096);
 
 /// The path's end of the queue; each worker has its own.

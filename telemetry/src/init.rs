@@ -24,8 +24,8 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Libraries below the exporter: were their spans exported, each export would make new ones.
 const BELOW_THE_EXPORTER: [&str; 6] = ["h2", "hyper", "hyper_util", "opentelemetry", "tonic", "tower"];
 
-/// The target of spans that only an exporter is to see. Without one they are never made: for a proxied call, a span
-/// that is formatted for log lines costs a fifth of the call.
+/// The target of spans that only an exporter is to see. Without one they are never made: a proxied call is not to pay
+/// for a span that is formatted for log lines and never read.
 pub const EXPORTED_ONLY: &str = "parallax::exported";
 
 /// How log lines look.

@@ -356,7 +356,7 @@ pub fn envoy(ground: &Ground<'_>) -> String {
 pub fn haproxy(ground: &Ground<'_>) -> String {
     let (ca, own) = (ground.ca.display(), ground.own.display());
     let mut text = format!(
-        "global\n  nbthread {WORKERS}\n  maxconn 20000\n  tune.h2.max-concurrent-streams 4096\n\
+        "global\n  nbthread {WORKERS}\n  maxconn 4000\n  tune.h2.max-concurrent-streams 4096\n\
          defaults\n  mode http\n  timeout client 60s\n  timeout server 60s\n  timeout connect 5s\n  http-reuse always\n  \
          balance leastconn\n"
     );
