@@ -24,13 +24,12 @@ use tracing::debug;
 
 use crate::{
     call::head, caller::Caller, directory::Entry, load::Report, proxy::HEALTH_CHECK, upload::Upload,
+    whole::PREFIX,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of an answer.
 const LIMIT: usize = 64 * 1024;
-/// Before a message: a flag and its length.
-const PREFIX: usize = 5;
 
 /// Begins a probe. It ends by itself.
 pub(crate) fn begin(caller: &Rc<Caller>, entry: Arc<Entry>) {
