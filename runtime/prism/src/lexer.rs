@@ -102,6 +102,8 @@ pub(crate) enum Tok {
     Word(Word),
     Sign(Sign),
     Placeholder,
+    /// What is here was told as a [`LexError`].
+    Unreadable,
     Eof,
 }
 
@@ -187,6 +189,7 @@ impl Lexer<'_> {
     fn error(&mut self, start: usize, end: usize, message: impl Into<String>, hint: Option<&'static str>) {
         let span = self.span(start, end.min(self.bytes.len()));
         self.errors.push(LexError { message: message.into(), span, hint });
+        self.push(Tok::Unreadable, start);
     }
 
     fn skip_blank(&mut self) {

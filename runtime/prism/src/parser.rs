@@ -154,8 +154,10 @@ impl Parser<'_> {
         if self.eat_word(word) { Ok(()) } else { self.expected(&format!("`{}` {after}", word.text())) }
     }
 
+    /// Silent at what the lexer has told already.
     fn fail<T>(&mut self, span: Span, message: impl Into<String>, hint: Option<&str>) -> Parsed<T> {
-        if self.errors.len() < MAX_ERRORS {
+        let told = self.tokens[self.at.saturating_sub(1)..=self.at].iter().any(|t| t.tok == Tok::Unreadable);
+        if !told && self.errors.len() < MAX_ERRORS {
             self.errors.push(SyntaxError { message: message.into(), span, hint: hint.map(str::to_string) });
         }
         Err(Abort)
@@ -174,6 +176,7 @@ impl Parser<'_> {
     fn found(&self) -> String {
         match self.peek() {
             Tok::Eof => "the end of the program".into(),
+            Tok::Unreadable => "something unreadable".into(),
             Tok::Num(_) => "a number".into(),
             Tok::Str(_) | Tok::TextStart | Tok::Text(_) | Tok::TextEnd => "a string".into(),
             Tok::ExprStart => "`${`".into(),

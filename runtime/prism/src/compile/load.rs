@@ -91,12 +91,9 @@ fn parse(
         return none();
     }
     let (tokens, lex_errors) = lexer::lex(source, number, names);
-    if !lex_errors.is_empty() {
-        errors.extend(lex_errors.into_iter().map(|e| {
-            Diagnostic::new("lex", Kind::Parse, e.message, e.span, files).hint(e.hint.map(str::to_string))
-        }));
-        return none();
-    }
+    errors.extend(lex_errors.into_iter().map(|e| {
+        Diagnostic::new("lex", Kind::Parse, e.message, e.span, files).hint(e.hint.map(str::to_string))
+    }));
     let (tree, syntax_errors) = parser::parse(&tokens, names, idents);
     errors.extend(
         syntax_errors
