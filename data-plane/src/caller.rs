@@ -80,7 +80,7 @@ impl Caller {
             let ended = match group.as_ref().and_then(|group| self.patience(ask, group)) {
                 Some(patience) => {
                     let group = group.as_ref().expect("patience is a group's");
-                    self.hedged(ask, &sent, &tried, call, group, patience).await
+                    Box::pin(self.hedged(ask, &sent, &tried, call, group, patience)).await
                 }
                 None => self.attempt(ask, &sent, &tried, call, group.as_ref()).await,
             };

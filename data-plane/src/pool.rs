@@ -87,7 +87,8 @@ impl Pools {
             None => self.to(entry).send(head, upload, probe, lease).await,
             Some(url) => {
                 let agent = self.by_http(entry, url);
-                Ok(agent.send(head().into_parts().0, upload, probe).await?.map(Upstream::Whole))
+                let sent = Box::pin(agent.send(head().into_parts().0, upload, probe)).await?;
+                Ok(sent.map(Upstream::Whole))
             }
         }
     }

@@ -109,14 +109,15 @@ async fn forward(
     };
     head.headers.insert(CLIENT_ID, origin.client_id.clone());
     let upload = match &plan {
-        Some(plan) if path == ANALYZE && !plan.is_bypass() => match held::request(&caller, &ask, body).await?
-        {
-            Held::Whole { framed, message } => {
-                let opted = Opted { caller: &caller, ask: &ask, message: &message, plan };
-                return Ok(held::answer(opted, head.headers, framed).await);
+        Some(plan) if path == ANALYZE && !plan.is_bypass() => {
+            match Box::pin(held::request(&caller, &ask, body)).await? {
+                Held::Whole { framed, message } => {
+                    let opted = Opted { caller: &caller, ask: &ask, message: &message, plan };
+                    return Ok(Box::pin(held::answer(opted, head.headers, framed)).await);
+                }
+                Held::Other(upload) => upload,
             }
-            Held::Other(upload) => upload,
-        },
+        }
         _ => Upload::streamed(body),
     };
     let (call, answering) = caller.call(&ask, Sent { path, headers: head.headers, upload: &upload }).await?;

@@ -57,8 +57,12 @@ pub struct Config {
 ///
 /// Errors: a bad filter or endpoint (named), a second call.
 pub fn init(config: Config) -> Result<Guard> {
-    let filter = EnvFilter::try_new(&config.filter)
+    let mut filter = EnvFilter::try_new(&config.filter)
         .map_err(|e| Error::Filter { filter: config.filter.clone(), reason: e.to_string() })?;
+    if config.otlp_endpoint.is_none() {
+        // Here, and not in the filter of the lines: what one layer does not want is made all the same.
+        filter = filter.add_directive(format!("{EXPORTED_ONLY}=off").parse().expect("a target and a level"));
+    }
     let export =
         config.otlp_endpoint.as_deref().map(|endpoint| Export::start(&config, endpoint)).transpose()?;
     let spans = export.as_ref().map(|export| {
