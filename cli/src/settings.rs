@@ -115,6 +115,8 @@ pub struct Limits {
     pub most: u32,
     /// How many times slower than unloaded is no queue yet.
     pub tolerance: f64,
+    /// How much slower than unloaded is no queue yet, however many times.
+    pub slack_ms: u64,
     pub interval_ms: u64,
 }
 
@@ -162,6 +164,7 @@ impl DataPlane {
                 least: limits.least,
                 most: limits.most,
                 tolerance: limits.tolerance,
+                slack: ms(limits.slack_ms),
                 interval: ms(limits.interval_ms),
             },
             outliers: parallax_data_plane::Outliers {
@@ -208,6 +211,7 @@ impl From<&parallax_data_plane::Config> for DataPlane {
                 least: limits.least,
                 most: limits.most,
                 tolerance: limits.tolerance,
+                slack_ms: millis(limits.slack),
                 interval_ms: millis(limits.interval),
             },
             outliers: Outliers {

@@ -32,13 +32,21 @@ pub struct Limits {
     pub most: u32,
     /// How many times slower than unloaded is no queue yet; 1 or more. Netflix's `rttTolerance`.
     pub tolerance: f64,
+    /// How much slower than unloaded is no queue yet, however many times: a queue that short harms nobody.
+    pub slack: Duration,
     /// The least time between two moves; 10 ms to 1 s. Envoy's `concurrency_update_interval`.
     pub interval: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { least: 4, most: 1000, tolerance: 1.5, interval: Duration::from_millis(100) }
+        Self {
+            least: 4,
+            most: 1000,
+            tolerance: 1.5,
+            slack: Duration::from_millis(5),
+            interval: Duration::from_millis(100),
+        }
     }
 }
 
@@ -193,9 +201,14 @@ impl Limit {
         }
 
         let used = limit.min(peak as f64);
-        let steepness = match loaded {
+        let steepness = match (loaded, get(&self.unloaded)) {
+            (Some((LOADED.., mean)), unloaded)
+                if mean.exp2() - unloaded.exp2() < self.limits.slack.as_micros() as f64 =>
+            {
+                1.0
+            }
             // NaN as long as nothing is known.
-            Some((LOADED.., mean)) => self.limits.tolerance * (get(&self.unloaded) - mean).exp2(),
+            (Some((LOADED.., mean)), unloaded) => self.limits.tolerance * (unloaded - mean).exp2(),
             _ => f64::INFINITY,
         };
         // With nothing that speaks against it, faster than by the headroom.

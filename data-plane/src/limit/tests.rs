@@ -196,6 +196,15 @@ async fn one_slot_is_found_and_longer_work_is_not_taken_for_a_queue_for_long() {
     within(&world.limits(60), 15..=1000);
 }
 
+/// Bodies that become large at once take many times as long, and still next to nothing.
+#[tokio::test(start_paused = true)]
+async fn a_queue_of_a_few_milliseconds_is_none() {
+    let mut world = World::new(1, 16, |random| 40 + random.random() % 20);
+    world.run(5);
+    world.service = |random| 250 + random.random() % 100;
+    within(&world.limits(30), 16..=1000);
+}
+
 #[test]
 fn a_burst_on_a_new_agent_is_let_through() {
     let limit = Limit::new(Limits::default());
