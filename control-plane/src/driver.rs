@@ -1,11 +1,16 @@
 //! Drives one run: steps the script, writes down what happened, then does what the script asks for.
 //!
 //! One append for each step holds the outcomes that led to it and the effects that it asked for, and is on disk
-//! before any of these is begun. So whatever was done has been asked for in the journal, and a replay of the
-//! journal asks for the same.
+//! before any of these is begun; the first one creates the run. So whatever was done has been asked for in the
+//! journal, and a replay of the journal asks for the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -18,9 +23,13 @@ use parallax_proto::dataplane::v1::{CallOutcome, call_outcome, failure::Cause};
 use parallax_runtime::{
     error::{Code, Coded},
     run::{Entry, Event, Resolution, Run, RunKey, Start, Status, Summary},
+    store::StoreError,
     wire,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tracing::{debug_span, warn};
 
 mod begin;
@@ -28,7 +37,7 @@ mod script;
 
 use crate::{
     dispatch::Session,
-    error::Result,
+    error::{Error, Result},
     replay,
     runs::{Runs, Turn},
 };
@@ -44,10 +53,15 @@ const LLM: &str = "llm";
 /// A node hears of an agent a moment after the registry has it: for how long a call may wait for that, and how
 /// often it is tried.
 const NEWS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(20));
+/// For how long a call waits that was turned away for load, when it is not said: up to twice as long.
+const BUSY: Duration = Duration::from_millis(50);
 /// The code of a run that took too long.
 pub(crate) const TIMEOUT: &str = "timeout";
 /// Between two attempts to write to a store that is away: the first pause, and the longest.
 const STORE_AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// A run is begun with its first effects, in one write, unless its script takes longer to come to them.
+const FIRST_STEP: Duration = Duration::from_millis(5);
 
 /// What a step came to: effects to perform, or the end.
 type Stepped = Result<Vec<Effect>, Event>;
@@ -59,10 +73,22 @@ struct Wanted {
     begun: Instant,
     /// When the call was first and last handed to a node.
     sent: Option<(Instant, Instant)>,
+    /// By when the call must be answered, from when it was first handed to one.
+    due: Option<Instant>,
+}
+
+/// A run that is not in the store yet: its first write creates it.
+pub(crate) struct Birth {
+    pub(crate) script: String,
+    pub(crate) entries: Vec<Entry>,
+    /// Told once, what came of it.
+    pub(crate) told: oneshot::Sender<Result<Summary, StoreError>>,
 }
 
 pub(crate) struct Driver {
     runs: Runs,
+    /// Absent once the run is in the store.
+    birth: Option<Birth>,
     key: RunKey,
     start: Start,
     summary: Summary,
@@ -80,18 +106,20 @@ pub(crate) struct Driver {
     session: Session,
     /// What needs no agent: sleeps, other patterns, time and chance.
     others: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
-    /// Calls whose node has yet to hear of their agent.
-    late: FuturesUnordered<BoxFuture<'static, u64>>,
+    /// Calls that nobody was asked yet, and that wait to be sent again.
+    put_off: FuturesUnordered<BoxFuture<'static, u64>>,
     /// Runs within this one that nothing waits for any more.
     abandoned: Vec<RunKey>,
     deadline: Instant,
+    /// A write is under way whose outcome somebody is to hear of: the first, and the last.
+    telling: Arc<AtomicBool>,
     /// Tells when somebody else ends the run.
     watch: watch::Receiver<Status>,
     interrupt: Interrupt,
 }
 
 impl Driver {
-    pub(crate) fn new(runs: Runs, run: Run, program: Program) -> Self {
+    pub(crate) fn new(runs: Runs, run: Run, program: Program, birth: Option<Birth>) -> Self {
         let (start, run_key) = (run.start().clone(), run.summary.key.clone());
         let context = runs.context();
         let script = program.start(host(&start));
@@ -113,20 +141,30 @@ impl Driver {
             held: VecDeque::new(),
             in_flight: BTreeSet::new(),
             others: FuturesUnordered::new(),
-            late: FuturesUnordered::new(),
+            put_off: FuturesUnordered::new(),
             abandoned: Vec::new(),
             watch: runs.watch(&run_key),
+            telling: Arc::new(AtomicBool::new(birth.is_some())),
+            birth,
             runs,
         }
     }
 
     /// To the end of the run, once its turn has come; `None` when somebody else ends it, or the process stops.
     pub(crate) async fn run(mut self, turn: impl Future<Output = Turn>) -> Result<Option<Summary>> {
-        let mut watch = self.watch.clone();
-        let driven = tokio::select! {
-            driven = self.drive(turn) => driven,
-            // Its calls go with the driver, which their agents see.
-            () = ended(&mut watch) => Ok(None),
+        let (mut watch, telling) = (self.watch.clone(), self.telling.clone());
+        let driven = {
+            let mut drive = pin!(self.drive(turn));
+            tokio::select! {
+                biased;
+                driven = &mut drive => driven,
+                () = ended(&mut watch) => match telling.load(Relaxed) {
+                    // By what is being written here, and is yet to be counted and told.
+                    true => drive.await,
+                    // Its calls go with the driver, which their agents see.
+                    false => Ok(None),
+                },
+            }
         };
         self.interrupt.interrupt();
         if matches!(driven, Ok(Some(_))) || watch.borrow().is_final() {
@@ -155,7 +193,7 @@ impl Driver {
         }
         let journal = std::mem::take(&mut self.journal);
         self.known = journal.iter().filter_map(requested).max().unwrap_or(0);
-        let mut stepped = self.replay(&journal).await;
+        let mut stepped = self.replay(&journal).await?;
         loop {
             let effects = match stepped {
                 Ok(effects) => effects,
@@ -190,50 +228,73 @@ impl Driver {
                 let end = self.timed_out();
                 return self.end(entries, end).await.map(Some);
             }
-            stepped = self.step(outcomes, &mut entries).await;
+            stepped = self.step(outcomes, &mut entries).await?;
         }
     }
+
     /// Feeds the journal's outcomes to the script, and performs nothing. Returns what is to be performed now.
-    async fn replay(&mut self, journal: &[Entry]) -> Stepped {
+    async fn replay(&mut self, journal: &[Entry]) -> Result<Stepped> {
         let mut unwritten = Vec::new();
         let mut open = BTreeMap::new();
-        open.extend(self.step(vec![], &mut unwritten).await?.into_iter().map(|e| (e.id, e)));
+        let mut step = vec![];
         for entry in journal {
             let Event::Resolved(resolution) = &entry.event else { continue };
-            let outcome = replay::outcome(resolution).map_err(|e| failed("journal", e.to_string()))?;
+            match self.step(step, &mut unwritten).await? {
+                Ok(effects) => open.extend(effects.into_iter().map(|e| (e.id, e))),
+                end => return Ok(end),
+            }
             self.wanted.remove(&resolution.effect);
-            let effects = self.step(vec![(EffectId(resolution.effect), outcome)], &mut unwritten).await?;
-            open.extend(effects.into_iter().map(|e| (e.id, e)));
+            match replay::outcome(resolution) {
+                Ok(outcome) => step = vec![(EffectId(resolution.effect), outcome)],
+                Err(e) => return Ok(Err(failed("journal", e.to_string()))),
+            }
         }
-        open.retain(|id, _| self.wanted.contains_key(&id.0));
-        Ok(open.into_values().collect())
+        Ok(self.step(step, &mut unwritten).await?.map(|effects| {
+            open.extend(effects.into_iter().map(|e| (e.id, e)));
+            open.retain(|id, _| self.wanted.contains_key(&id.0));
+            open.into_values().collect()
+        }))
     }
 
     /// One step, off the runtime's threads so that a busy script holds up nobody, and for no longer than the run
     /// may take. Adds what it abandons to `entries`.
-    async fn step(&mut self, outcomes: Vec<(EffectId, Outcome)>, entries: &mut Vec<Entry>) -> Stepped {
+    async fn step(
+        &mut self,
+        outcomes: Vec<(EffectId, Outcome)>,
+        entries: &mut Vec<Entry>,
+    ) -> Result<Stepped> {
         let mut script = self.script.take().expect("put back after each step");
         let span = debug_span!("step", outcomes = outcomes.len());
         let mut work = tokio::task::spawn_blocking(move || {
             let step = span.in_scope(|| script.step(outcomes));
             (script, step)
         });
-        let joined = tokio::select! {
-            joined = &mut work => joined,
-            () = tokio::time::sleep_until(self.deadline) => {
-                self.interrupt.interrupt();
-                work.await
+        let mut joined = None;
+        if self.birth.is_some() {
+            joined = tokio::time::timeout(FIRST_STEP, &mut work).await.ok();
+            if joined.is_none() {
+                self.append(vec![]).await?;
             }
+        }
+        let joined = match joined {
+            Some(joined) => joined,
+            None => tokio::select! {
+                joined = &mut work => joined,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    self.interrupt.interrupt();
+                    work.await
+                }
+            },
         };
         let Ok((script, step)) = joined else {
-            return Err(failed("internal", "the interpreter panicked; please report this script"));
+            return Ok(Err(failed("internal", "the interpreter panicked; please report this script")));
         };
         self.script = Some(script);
-        match step {
+        Ok(match step {
             Step::Need { effects, cancelled } => {
                 let (at, begun) = (self.now(), Instant::now());
                 for effect in &effects {
-                    let wanted = Wanted { kind: effect.kind.clone(), at, begun, sent: None };
+                    let wanted = Wanted { kind: effect.kind.clone(), at, begun, sent: None, due: None };
                     self.wanted.insert(effect.id.0, wanted);
                 }
                 for id in cancelled.into_iter().map(|id| id.0) {
@@ -250,7 +311,7 @@ impl Driver {
             Step::Done(value) => Err(completed(&value)),
             Step::Failed(_) if Instant::now() >= self.deadline => Err(self.timed_out()),
             Step::Failed(fault) => Err(failed_by(fault)),
-        }
+        })
     }
 
     /// Waits for an outcome that is wanted, and takes along those that are there already.
@@ -275,18 +336,21 @@ impl Driver {
         tokio::select! {
             outcome = self.session.next() => Arrival::Outcome(Source::Node(outcome)),
             Some((id, outcome)) = self.others.next() => Arrival::Outcome(Source::Here(id, outcome)),
-            Some(id) = self.late.next() => Arrival::Again(id),
+            Some(id) = self.put_off.next() => Arrival::Again(id),
         }
     }
 
     async fn receive(&mut self, arrival: Arrival) -> Option<(Entry, (EffectId, Outcome))> {
         match arrival {
-            Arrival::Outcome(Source::Node(outcome)) if self.is_late(&outcome) => {
-                let id = outcome.call_id;
-                self.in_flight.remove(&id);
-                self.late.push(tokio::time::sleep(NEWS.1).map(move |()| id).boxed());
-                None
-            }
+            Arrival::Outcome(Source::Node(outcome)) => match self.again_in(&outcome) {
+                Some(pause) => {
+                    let id = outcome.call_id;
+                    self.in_flight.remove(&id);
+                    self.put_off.push(tokio::time::sleep(pause).map(move |()| id).boxed());
+                    None
+                }
+                None => self.resolve(Source::Node(outcome)),
+            },
             Arrival::Outcome(outcome) => self.resolve(outcome),
             Arrival::Again(id) => {
                 self.begin(id).await;
@@ -295,16 +359,28 @@ impl Driver {
         }
     }
 
-    /// Whether a node does not know of an agent that is registered. It has asked nobody then.
-    fn is_late(&self, outcome: &CallOutcome) -> bool {
-        let Some(call_outcome::Outcome::Failure(failure)) = &outcome.outcome else { return false };
-        let Some(wanted) = self.wanted.get(&outcome.call_id) else { return false };
-        let registry = &self.runs.context().registry;
-        let registered = match &wanted.kind {
-            EffectKind::Invoke { agent, .. } => registry.get(&self.key.tenant, agent).is_some(),
-            _ => !registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty(),
+    /// When to send a call again that asked nobody: its node does not know yet of an agent that is registered, or the
+    /// agent or the node has too much to do. Only while the call has time.
+    fn again_in(&self, outcome: &CallOutcome) -> Option<Duration> {
+        let Some(call_outcome::Outcome::Failure(failure)) = &outcome.outcome else { return None };
+        let wanted = self.wanted.get(&outcome.call_id)?;
+        let pause = match failure.cause() {
+            Cause::NoAgent => {
+                let registry = &self.runs.context().registry;
+                let registered = match &wanted.kind {
+                    EffectKind::Invoke { agent, .. } => registry.get(&self.key.tenant, agent).is_some(),
+                    _ => !registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty(),
+                };
+                (registered && wanted.begun.elapsed() < NEWS.0).then_some(NEWS.1)?
+            }
+            Cause::Busy => {
+                let asked = failure.retry_in.and_then(|d| Duration::try_from(d).ok()).unwrap_or(BUSY);
+                // Not all that were turned away together come again together.
+                asked + asked.mul_f64((self.runs.context().env.random() % 1024) as f64 / 1024.0)
+            }
+            _ => return None,
         };
-        failure.cause() == Cause::NoAgent && registered && wanted.begun.elapsed() < NEWS.0
+        (Instant::now() + pause < wanted.due?).then_some(pause)
     }
 
     fn resolve(&mut self, source: Source) -> Option<(Entry, (EffectId, Outcome))> {
@@ -348,17 +424,28 @@ impl Driver {
 
     async fn end(&mut self, mut entries: Vec<Entry>, end: Event) -> Result<Summary> {
         entries.push(Entry { at: self.now(), event: end });
+        self.telling.store(true, Relaxed);
         self.append(entries).await?;
         Ok(self.summary.clone())
     }
 
     /// Writes down what happened. While the store is away the run waits for it, as nothing may happen that is not
-    /// written down.
+    /// written down. One that cannot be created does not: who starts it is told.
     async fn append(&mut self, entries: Vec<Entry>) -> Result<()> {
+        let context = self.runs.context();
+        if let Some(Birth { script, entries: first, told }) = self.birth.take() {
+            let entries = [first, entries].concat();
+            let created = context.store.create(self.runs.owner(), &self.key, &script, &entries).await;
+            let born = created.as_ref().ok().cloned();
+            // Who started it may have gone away.
+            told.send(created).ok();
+            self.summary = born.ok_or_else(|| Error::NoRun { id: self.key.id.clone() })?;
+            self.telling.store(self.summary.status.is_final(), Relaxed);
+            return Ok(());
+        }
         if entries.is_empty() {
             return Ok(());
         }
-        let context = self.runs.context();
         let begun = Instant::now();
         let mut pause = STORE_AWAY.0;
         loop {
@@ -397,7 +484,7 @@ impl Driver {
 /// Something came back.
 enum Arrival {
     Outcome(Source),
-    /// A call's node may have heard of its agent by now.
+    /// A call that was put off is to be sent.
     Again(u64),
 }
 

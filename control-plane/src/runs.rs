@@ -20,7 +20,7 @@ use parallax_runtime::{
 };
 use parallax_telemetry::metrics::{ControlPlaneMetrics, RunStatus};
 use serde_json::Value as Json;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{Instrument, error, info, info_span, warn};
 
 mod follow;
@@ -29,7 +29,7 @@ mod watches;
 
 use crate::{
     dispatch::Nodes,
-    driver::Driver,
+    driver::{Birth, Driver},
     error::{Error, Result},
     patterns::{self, Catalog, Pattern},
     registry::Registry,
@@ -183,11 +183,15 @@ impl Runs {
     /// No such pattern; the store's. Whatever happens later is in the run.
     pub async fn start(&self, tenant: &str, request: Request) -> Result<RunKey> {
         let key = RunKey { tenant: tenant.to_owned(), id: self.context().env.id() };
-        self.start_as(key, request).await
+        self.prepare(key, request, true).await
     }
 
     /// Starts a run under a given id, or joins it if it has been started.
     pub(crate) async fn start_as(&self, key: RunKey, request: Request) -> Result<RunKey> {
+        self.prepare(key, request, false).await
+    }
+
+    async fn prepare(&self, key: RunKey, request: Request, fresh: bool) -> Result<RunKey> {
         if self.context().life.is_stopping() {
             return Err(Error::Stopping);
         }
@@ -233,43 +237,58 @@ impl Runs {
         if let Some(message) = refusal {
             entries.push(Entry { at, event: Event::Failed { code: "no_agents".to_owned(), message } });
         }
-        self.begin(key, &pattern.script, pattern.program.clone(), entries).await
+        self.begin(key, fresh, &pattern.script, pattern.program.clone(), entries).await
     }
 
-    /// Puts a run with its first entries on disk, and drives it unless they end it.
+    /// Puts a run with its first entries on disk, and drives it unless they end it. `fresh`: nobody else can know its
+    /// id, so that it may be driven before it is there.
     async fn begin(
         &self,
         key: RunKey,
+        fresh: bool,
         script: &str,
         program: Program,
         mut entries: Vec<Entry>,
     ) -> Result<RunKey> {
         let turn = if key.depth() > 0 { Some(Turn::Free) } else { self.0.turns.ask(&key) };
         let turn = turn.ok_or(Error::Busy { waiting: self.context().bounds.runs_waiting })?;
-        let ended = Summary::of(key.clone(), &entries).is_some_and(|summary| summary.status.is_final());
-        if turn.waits() && !ended {
-            entries.push(Entry { at: self.context().env.now(), event: Event::Queued });
-        }
-        let created = self.context().store.create(&self.0.owner, &key, script, &entries).await;
-        let summary = match created {
-            Ok(summary) => summary,
+        let summary = Summary::of(key.clone(), &entries).expect("it begins with Started");
+        let ended = summary.status.is_final();
+        let created = if ended || turn.waits() || !fresh {
+            if turn.waits() && !ended {
+                entries.push(Entry { at: self.context().env.now(), event: Event::Queued });
+            }
+            let created = self.context().store.create(&self.0.owner, &key, script, &entries).await;
+            if let Ok(summary) = created.as_ref().cloned()
+                && !ended
+            {
+                self.drive(Run { summary, entries, script: String::new() }, program, turn, None);
+            }
+            created
+        } else {
+            let (told, created) = oneshot::channel();
+            let birth = Birth { script: script.to_owned(), entries: entries.clone(), told };
+            self.drive(Run { summary, entries, script: String::new() }, program, turn, Some(birth));
+            created.await.map_err(|_| Error::Stopping)?
+        };
+        match created {
+            Ok(summary) => {
+                self.context().metrics.run_started(&summary.pattern);
+                if ended {
+                    self.count_end(&summary);
+                }
+                Ok(key)
+            }
             // Begun before its parent's process ended: it has an owner, or will have.
-            Err(StoreError::Exists { .. }) if key.depth() > 0 => return Ok(key),
+            Err(StoreError::Exists { .. }) if key.depth() > 0 => Ok(key),
             Err(e) => {
                 // If it is there after all, it is ours to drive.
                 if matches!(e, StoreError::InDoubt { .. }) {
                     self.resume_later(key);
                 }
-                return Err(e.into());
+                Err(e.into())
             }
-        };
-        self.context().metrics.run_started(&summary.pattern);
-        if summary.status.is_final() {
-            self.count_end(&summary);
-        } else {
-            self.drive(Run { summary, entries, script: String::new() }, program, turn);
         }
-        Ok(key)
     }
 
     /// Goes on with a run that is this process's: it is replayed from its journal, and what it waited for is asked
@@ -303,7 +322,7 @@ impl Runs {
             Ok(program) => {
                 info!(run = key.id, pattern, entries = run.entries.len(), "going on with a run");
                 let turn = if key.depth() > 0 { Turn::Free } else { self.0.turns.insist(key) };
-                self.drive(run, program, turn);
+                self.drive(run, program, turn, None);
             }
             Err(diagnostics) => {
                 // Pinned by an older version whose language this one no longer speaks.
@@ -315,7 +334,7 @@ impl Runs {
         Ok(())
     }
 
-    fn drive(&self, run: Run, program: Program, turn: Turn) {
+    fn drive(&self, run: Run, program: Program, turn: Turn, birth: Option<Birth>) {
         let key = run.summary.key.clone();
         if !self.0.active.send_if_modified(|active| active.insert(key.clone())) {
             return;
@@ -324,13 +343,15 @@ impl Runs {
         let runs = self.clone();
         let drive = async move {
             runs.context().metrics.runs_active.inc();
-            let driving = Driver::new(runs.clone(), run, program).run(turn.come());
+            let driving = Driver::new(runs.clone(), run, program, birth).run(turn.come());
             match AssertUnwindSafe(driving).catch_unwind().await {
                 Ok(Ok(Some(summary))) => {
                     info!(status = %summary.status, calls = summary.calls, "run ended");
                     runs.count_end(&summary);
                 }
                 Ok(Ok(None)) => info!("run left to whoever drives it next"),
+                // It never began, and who wanted it has been told.
+                Ok(Err(Error::NoRun { .. })) => {}
                 // Cancelled, or taken over while this process was silent.
                 Ok(Err(Error::Store(e @ (StoreError::Conflict { .. } | StoreError::Fenced { .. })))) => {
                     info!("run is no longer driven here: {e}");
@@ -442,7 +463,7 @@ impl Runs {
         let at = self.context().env.now();
         entries.iter_mut().for_each(|entry| entry.at = at);
         let new = RunKey { tenant: key.tenant.clone(), id: self.context().env.id() };
-        self.begin(new, &run.script, program, entries).await
+        self.begin(new, true, &run.script, program, entries).await
     }
 
     /// How many runs are before one that waits here for its turn, and it.

@@ -1,6 +1,12 @@
 //! What can be done with runs: cancelled, done over, replayed, compared, watched; and their turns.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parallax_sdk::{Answer, Task, agent};
 use serde_json::{Value as Json, json};
@@ -289,5 +295,34 @@ async fn runs_wait_for_their_turn_and_the_line_is_bounded() {
     assert_eq!(soon(hanging.asked.recv()).await.unwrap(), format!("{third}/1"), "the second was never asked");
     assert_eq!(show(&world, &third).await["status"], "running");
     post(&world, &format!("/api/executions/{third}/cancel"), json!({})).await.unwrap();
+    world.stop().await;
+}
+
+/// Nobody was asked, and the run has time: it does not fail because an agent takes one call at a time.
+#[tokio::test]
+async fn calls_that_are_turned_away_for_load_wait_for_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "parallel(range(10).map(n => agents[0].analyze(\"go\", { n: n })))";
+    let header = "/**\n * @name crowd\n * @version 1.0.0\n * @minAgents 1\n */\n";
+    std::fs::write(dir.path().join("crowd.prism"), format!("{header}{script}\n")).unwrap();
+    let world = World::start_with(|settings| {
+        settings.control_plane.patterns = dir.path().display().to_string();
+        settings.data_plane.limits.least = 1;
+        settings.data_plane.limits.most = 1;
+    })
+    .await;
+    let present = Arc::new(AtomicUsize::new(0));
+    let single = agent("single").answer(move |_: Task| {
+        let present = present.clone();
+        async move {
+            let others = present.fetch_add(1, Relaxed);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            present.fetch_sub(1, Relaxed);
+            Answer::new(others, 0.9)
+        }
+    });
+    world.agent(single).await;
+    let ran = world.run("crowd", json!({})).await;
+    assert_eq!(ran["result"], json!(vec![0; 10]), "{ran}");
     world.stop().await;
 }

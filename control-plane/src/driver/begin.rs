@@ -90,9 +90,13 @@ impl Driver {
         mut context: BTreeMap<String, String>,
         asked: Option<Duration>,
     ) {
-        let left = self.deadline.saturating_duration_since(Instant::now()).mul_f64(CALL_SHARE);
-        let timeout =
-            asked.unwrap_or(self.runs.context().bounds.call_timeout).min(left).max(Duration::from_millis(1));
+        let now = Instant::now();
+        let left = self.deadline.saturating_duration_since(now).mul_f64(CALL_SHARE);
+        let timeout = asked.unwrap_or(self.runs.context().bounds.call_timeout).min(left);
+        let Some(wanted) = self.wanted.get_mut(&id) else { return };
+        let due = *wanted.due.get_or_insert(now + timeout);
+        wanted.sent = Some((wanted.sent.map_or(now, |(first, _)| first), now));
+        let timeout = due.saturating_duration_since(now).max(Duration::from_millis(1));
         for (key, value) in &self.start.options.context {
             context.entry(key.clone()).or_insert_with(|| value.clone());
         }
@@ -110,10 +114,6 @@ impl Driver {
         let traceparent =
             headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         self.in_flight.insert(id);
-        if let Some(wanted) = self.wanted.get_mut(&id) {
-            let now = Instant::now();
-            wanted.sent = Some((wanted.sent.map_or(now, |(first, _)| first), now));
-        }
         self.session
             .call(Call {
                 call_id: id,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{
-    StreamExt, TryStreamExt,
+    StreamExt,
     stream::{self, BoxStream},
 };
 use parallax_runtime::run::{Entry, Run, RunKey, Summary};
@@ -76,9 +76,28 @@ impl Runs {
     /// # Errors
     /// No such run; the store's.
     pub async fn wait(&self, key: &RunKey) -> Result<Run> {
-        // From where nothing will ever be: only the end is of interest.
-        let mut end = self.follow(key, u64::MAX >> 1);
-        while end.try_next().await?.is_some() {}
-        self.get(key).await
+        // Its driver waits too, until its end is told: then there is no need to look first.
+        let known = self.0.watches.known(key);
+        let (mut look, mut grown) = (known.is_none(), known.unwrap_or_else(|| self.0.watches.of(key)));
+        let life = &self.context().life;
+        loop {
+            if look || life.is_stopping() {
+                let run = self.get(key).await?;
+                if run.summary.status.is_final() || life.is_stopping() {
+                    return Ok(run);
+                }
+            }
+            look = true;
+            tokio::select! {
+                closed = async { grown.wait_for(|status| status.is_final()).await.is_err() } => {
+                    // As above.
+                    if closed {
+                        grown = self.0.watches.of(key);
+                    }
+                }
+                () = tokio::time::sleep(POLL) => {}
+                () = life.stopping() => {}
+            }
+        }
     }
 }

@@ -34,6 +34,11 @@ impl Watches {
         watched.entry(run.clone()).or_insert_with(|| watch::Sender::new(Status::Running)).subscribe()
     }
 
+    /// The same, of a run that somebody waits for already and whose end has not been told.
+    pub(super) fn known(&self, run: &RunKey) -> Option<watch::Receiver<Status>> {
+        self.0.lock().watched.get(run).map(watch::Sender::subscribe)
+    }
+
     pub(super) fn tell(&self, hint: &Hint) {
         let State { watched, .. } = &mut *self.0.lock();
         if let Some(watch) = watched.get(&hint.run) {
