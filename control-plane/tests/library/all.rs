@@ -166,6 +166,41 @@ fn an_answer_of_0_or_false_is_an_answer() {
 }
 
 #[test]
+fn an_answer_of_confidence_0_is_an_answer() {
+    let decided = [
+        ("CascadingRefinement", json!({})),
+        ("ConfidenceBudget", json!({"target": 0})),
+        ("ConfidenceBudget", json!({})),
+        ("ConfidenceCascade", json!({"target": 0})),
+        ("ConfidenceCascade", json!({})),
+        ("ConsensusBuilder", json!({})),
+        ("Debate", json!({})),
+        ("EnhancedConsensus", json!({})),
+        ("EpistemicOrchestrator", json!({})),
+        ("MapReduce", json!({"items": [1], "reduce": "vote"})),
+        ("MapReduce", json!({"items": [1], "reduce": "agent"})),
+        ("MultiModelVoting", json!({})),
+        ("ParallelExploration", json!({})),
+        ("RobustAnalysis", json!({})),
+        ("SimpleConsensus", json!({"threshold": 0})),
+        ("UncertaintyMapReduce", json!({"data": [1]})),
+        ("UncertaintyRouter", json!({})),
+        ("Voting", json!({})),
+    ];
+    for (name, input) in decided {
+        for value in [json!("x"), json!(7)] {
+            let played = play(name, input.clone(), three(), |_| says(value.clone(), 0.0));
+            assert_eq!(played.decision(), &value, "{name} {input}");
+        }
+    }
+    let document = json!({"document": "…", "fields": ["total"], "aspects": ["tone"]});
+    let found = play("DocumentExtraction", document.clone(), three(), |_| says(json!({"total": 7}), 0.0));
+    assert_eq!(found.decision()[0]["value"], 7);
+    let found = play("DocumentAnalysis", document, three(), |_| says("calm", 0.0));
+    assert_eq!(found.decision()[0]["answer"], "calm");
+}
+
+#[test]
 fn an_input_that_does_not_fit_is_refused_with_the_pointer() {
     let refused = |name: &str, input: Json| pattern(name).accept(&input).unwrap_err().to_string();
     assert_eq!(

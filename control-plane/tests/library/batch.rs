@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::harness::{Call, Said, agent, equals, near, play, ranked, says};
+use crate::harness::{Call, Said, agent, equals, near, pattern, play, ranked, says};
 
 /// Answers a number with its square.
 fn square(call: &Call) -> Said {
@@ -40,6 +40,53 @@ fn items_are_dealt_out_in_turn() {
     let played = play("LoadBalancer", json!({"items": []}), equals("a b"), square);
     assert_eq!((played.decision(), played.asked.as_str()), (&json!([]), ""));
     played.sure(0.0);
+}
+
+#[test]
+fn as_many_items_as_a_run_can_carry_are_carried() {
+    let items: Vec<u32> = (0..10_000).collect();
+    // Everything fails the first time; the third time would go beyond what a run may ask for.
+    let input = json!({"items": items, "retries": 3, "maxConcurrency": 10_000});
+    let played = play("LoadBalancer", input.clone(), equals("a b"), |call| {
+        (call.data.as_u64()? % 2 == u64::from(call.agent == "a")).then(|| square(call))?
+    });
+    assert_eq!(
+        (&played.result["failed"], &played.result["decision"][9_999]),
+        (&json!([]), &json!(99_980_001))
+    );
+    assert_eq!(played.calls.len(), 20_000);
+    let played = play("LoadBalancer", input, equals("a b"), |_| None);
+    assert_eq!((played.calls.len(), played.result["failed"].as_array().unwrap().len()), (20_000, 10_000));
+    assert_eq!(
+        played.result["load"],
+        json!([{"agent": "a", "calls": 10_000}, {"agent": "b", "calls": 10_000}])
+    );
+
+    // A second opinion on each part.
+    let input = json!({"data": items, "chunk": 1});
+    let played = play("UncertaintyMapReduce", input, equals("a b"), |_| says(1, 0.3));
+    assert_eq!((played.decision(), played.calls.len()), (&json!(1), 20_000));
+
+    for (reduce, decision) in [("vote", json!([7])), ("concat", json!(items))] {
+        let input = json!({"items": items, "reduce": reduce, "maxConcurrency": 10_000});
+        let played = play("MapReduce", input, equals("a b"), |call| {
+            says(json!([call.data]), if call.data == 7 { 0.9 } else { 0.5 })
+        });
+        assert_eq!(played.decision(), &decision, "{reduce}");
+    }
+
+    // Prompts that are all as good stay in the race to the end.
+    let prompts: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+    let cases: Vec<_> = (0..1_000).map(|n| json!({"input": n, "expected": n})).collect();
+    let input = json!({"prompts": prompts, "cases": cases});
+    let played = play("PromptTesting", input, equals("a b"), |call| says(call.data.clone(), 0.9));
+    assert_eq!((played.decision(), played.calls.len()), (&json!("0"), 20_000));
+
+    let items: Vec<u32> = (0..10_001).collect();
+    for name in ["LoadBalancer", "MapReduce"] {
+        let refused = pattern(name).accept(&json!({"items": items})).unwrap_err().to_string();
+        assert!(refused.contains("/items: "), "{refused}");
+    }
 }
 
 #[test]

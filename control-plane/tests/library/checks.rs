@@ -25,12 +25,14 @@ fn a_grounded_answer_passes_the_gate() {
         _ => says(json!({"grounded": true}), 0.9),
     });
     assert_eq!((played.decision(), played.asked.as_str()), (&json!("because"), "find | write | g1 g2"));
+    assert_eq!(played.result["ended"], "passed");
     played.sure(0.9 * 0.8 * 0.8);
 
     // Where nothing is found, nobody is asked for an answer.
     let played =
         play("QualityGate", input, agents(), |call| (call.agent == "find").then(|| (json!([]), 1.0)));
     assert_eq!((played.decision(), played.asked.as_str()), (&Json::Null, "find"));
+    assert_eq!(played.result["ended"], "no passages");
 }
 
 #[test]
@@ -68,6 +70,16 @@ fn an_answer_that_is_not_grounded_goes_back_with_the_objections() {
             |call| if call.agent == "write" { None } else { answer(call) },
         );
     assert_eq!((played.decision(), played.asked.as_str()), (&Json::Null, "write | write"));
+    assert_eq!(played.result["ended"], "attempts");
+}
+
+#[test]
+fn without_a_grader_nobody_is_asked() {
+    let agents = || vec![agent("find", 0.5, &["retrieval"]), agent("write", 0.5, &["generation"])];
+    let played = play("QualityGate", json!({"question": "why?"}), agents(), |_| says(json!(["p"]), 0.9));
+    assert_eq!((played.decision(), played.asked.as_str()), (&Json::Null, ""));
+    assert_eq!((&played.result["ended"], &played.result["passed"]), (&json!("no graders"), &json!(false)));
+    played.sure(0.0);
 }
 
 #[test]
@@ -147,11 +159,13 @@ fn what_two_reviewers_find_needs_no_check() {
     let played =
         play("CodeReview", json!({"code": "…"}), equals("a b c"), |call| match call.agent.as_str() {
             "a" => says(json!([finding(3, "high")]), 0.9),
-            "b" => says(json!([finding(3, "low"), finding(9, "low")]), 0.7),
+            "b" => says(json!([finding(3, "critical"), finding(9, "low")]), 0.7),
             _ => says(json!([]), 0.8),
         });
     assert_eq!((played.decision(), played.asked.as_str()), (&json!("changes"), "a b c"));
-    assert_eq!(played.result["findings"][0]["severity"], "high");
+    // The graver of the two severities.
+    assert_eq!(played.result["findings"][0]["severity"], "critical");
+    assert_eq!(played.result["findings"][0]["agents"], json!(["a", "b"]));
     played.sure(0.8);
 }
 
@@ -183,4 +197,49 @@ fn a_lone_blocking_finding_is_checked() {
     let unchecked = review(None);
     assert_eq!(unchecked.decision(), "changes");
     unchecked.sure(0.8);
+}
+
+#[test]
+fn findings_are_one_only_if_they_are_about_the_same() {
+    let review = |a: Json, b: Json| {
+        play("CodeReview", json!({"code": "…"}), ranked("a b"), move |call| {
+            match (call.task.as_str(), call.agent.as_str()) {
+                ("confirm", _) => says(true, 0.6),
+                (_, "a") => says(a.clone(), 0.8),
+                _ => says(b.clone(), 0.6),
+            }
+        })
+    };
+    let severities = |played: &crate::harness::Played| -> Vec<Json> {
+        played.result["findings"].as_array().unwrap().iter().map(|f| f["severity"].clone()).collect()
+    };
+    let leak = json!({"severity": "critical", "message": "leaks a key"});
+    let race = json!({"severity": "critical", "message": "races"});
+
+    // Without file and line they are told apart by what they say, and each of one reviewer is kept and checked.
+    let played = review(json!([leak, race]), json!([]));
+    assert_eq!((severities(&played).len(), played.asked.as_str()), (2, "a b | b b"));
+    assert_eq!(played.result["findings"][1]["message"], "races");
+    let played = review(json!([leak, leak, {"severity": "high"}, {"severity": "high"}]), json!([]));
+    assert_eq!(severities(&played).len(), 4);
+    let played = review(json!([leak, race]), json!([race, leak]));
+    assert_eq!((severities(&played).len(), played.asked.as_str()), (2, "a b"));
+    played.sure(0.7);
+
+    // At one line there can be two faults. The rule counts, where it is named, and not the wording.
+    let at = |rule: &str, severity: &str, message: &str| {
+        let mut finding = finding(3, severity);
+        finding["rule"] = json!(rule);
+        finding["message"] = json!(message);
+        finding
+    };
+    let played = review(json!([at("leak", "high", "x")]), json!([at("race", "high", "x")]));
+    assert_eq!((severities(&played).len(), played.asked.as_str()), (2, "a b | b a"));
+    let played = review(json!([at("leak", "high", "x")]), json!([at("Leak", "high", "y")]));
+    assert_eq!((severities(&played).len(), played.asked.as_str()), (1, "a b"));
+
+    // Who thinks little of it has not confirmed that it is grave.
+    let played = review(json!([at("leak", "critical", "x")]), json!([at("leak", "low", "x")]));
+    assert_eq!(played.asked, "a b | b");
+    assert_eq!(severities(&played), ["critical", "low"]);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::harness::{agent, equals, fixed, play, ranked, says};
+use crate::harness::{agent, equals, fixed, pattern, play, ranked, says};
 
 fn answers() -> [(&'static str, Json, f64); 3] {
     [("a", json!("de"), 0.5), ("b", json!("fr"), 0.85), ("c", json!("nl"), 0.99)]
@@ -34,6 +34,9 @@ fn a_cascade_goes_by_expertise_and_passes_over_whom_it_cannot_ask() {
     let played = play("ConfidenceCascade", json!({}), equals("a b"), nulls);
     assert_eq!(played.decision(), "fr");
     played.sure(0.3);
+    // Nobody is asked twice.
+    let twice = pattern("confidence-cascade").accept(&json!({"agents": ["a", "a", "b"]})).unwrap_err();
+    assert!(twice.to_string().contains("/agents: "), "{twice}");
 }
 
 #[test]
@@ -89,6 +92,16 @@ fn refinement_stops_at_its_target() {
     assert_eq!((played.decision(), played.asked.as_str()), (&json!("draft"), "a | b"));
     assert_eq!(played.result["stopped"], "gain");
     played.sure(0.6);
+
+    // One that answers null is passed over, however sure it is, and the next refines.
+    for null in ["a", "b"] {
+        let played = play("CascadingRefinement", input.clone(), ranked("c b a"), |call| {
+            if call.agent == null { says(Json::Null, 1.0) } else { steps(0.6, 0.6, 0.9)(call) }
+        });
+        assert_eq!((played.decision(), played.asked.as_str()), (&json!("best"), "a | b | c"));
+        assert_eq!(played.result["stopped"], "target");
+        played.sure(0.9);
+    }
 
     // One that fails is passed over; more calls go around again.
     let mut calls = 0;

@@ -91,6 +91,11 @@ pub enum Order {
     LastFirst,
 }
 
+/// The effects that the control plane grants a run, and a fifth of the steps: no pattern comes near the end of these.
+fn limits() -> Limits {
+    Limits { effects: 20_000, steps: 20_000_000, ..Limits::default() }
+}
+
 /// Plays a pattern to its end, the answers arriving last first.
 pub fn play(name: &str, input: Json, agents: Vec<AgentInfo>, answer: impl FnMut(&Call) -> Said) -> Played {
     play_in(Order::LastFirst, name, input, agents, answer)
@@ -111,9 +116,9 @@ pub fn play_in(
         agents,
         task: Some(pattern.header.name.clone()),
         data: Value::from_json(&input),
-        limits: Limits::default(),
+        limits: limits(),
     });
-    let (mut outcomes, mut calls, mut waves) = (vec![], vec![], vec![]);
+    let (mut outcomes, mut calls, mut waves, mut given) = (vec![], vec![], vec![], vec![]);
     loop {
         match run.step(std::mem::take(&mut outcomes)) {
             Step::Need { effects, cancelled } => {
@@ -125,12 +130,16 @@ pub fn play_in(
                     };
                     let call = Call { agent, task, data: data.to_json() };
                     let outcome = match answer(&call) {
-                        Some((value, confidence)) => Outcome::Answer(Answer {
-                            value: Value::from_json(&value),
-                            confidence: Some(confidence),
-                            reasoning: format!("{} has its reasons", call.agent),
-                            ..Answer::default()
-                        }),
+                        Some((value, confidence)) => {
+                            let value = Value::from_json(&value);
+                            given.push((value.to_json(), confidence));
+                            Outcome::Answer(Answer {
+                                value,
+                                confidence: Some(confidence),
+                                reasoning: format!("{} has its reasons", call.agent),
+                                ..Answer::default()
+                            })
+                        }
                         None => {
                             Outcome::Failed { code: "unavailable".to_owned(), message: "gone".to_owned() }
                         }
@@ -147,11 +156,59 @@ pub fn play_in(
             Step::Done(value) => {
                 bounded(&pattern, asked, &input, calls.len());
                 let confidence = value.confidence().unwrap_or_else(|| panic!("{name} states no confidence"));
+                let tagged = serde_json::to_value(&value).expect("values are plain data");
+                labelled(name, &tagged["$value"], &|key, parent, inner, c| {
+                    let at = |figure: f64| (figure - c).abs() < 1e-9;
+                    let figures = ["confidence", "support", "belief", "trust"];
+                    let beside = || figures.iter().any(|figure| parent[*figure].as_f64().is_some_and(at));
+                    let said = || given.iter().any(|(said, own)| at(*own) && holds(said, inner));
+                    let failed = || inner.is_null() && at(0.0);
+                    if key == "decision" { at(confidence) } else { failed() || beside() || said() }
+                });
                 return Played { result: value.to_json(), confidence, calls, asked: waves.join(" | ") };
             }
             Step::Failed(fault) => panic!("{name}:{}: {}", fault.line, fault.message),
         }
     }
+}
+
+/// Every confidence within a result is the value's own: the decision's is the result's, and any other is that of the
+/// agent that gave the value, or stands beside it; a null in place of an answer has none.
+fn labelled(name: &str, json: &Json, right: &dyn Fn(&str, &Json, &Json, f64) -> bool) {
+    let entries: Vec<(&str, &Json)> = match json {
+        Json::Array(items) => items.iter().map(|item| ("", item)).collect(),
+        Json::Object(map) => map.iter().map(|(key, value)| (key.as_str(), value)).collect(),
+        _ => return,
+    };
+    for (key, value) in entries {
+        if let Some(confidence) = value["$confidence"].as_f64() {
+            let inner = untagged(value);
+            assert!(
+                right(key, json, &inner, confidence),
+                "{name}: {key} {inner} has the confidence {confidence}"
+            );
+        }
+        labelled(name, value.get("$value").unwrap_or(value), right);
+    }
+}
+
+/// The value without confidences.
+fn untagged(json: &Json) -> Json {
+    match json.get("$value").unwrap_or(json) {
+        Json::Array(items) => items.iter().map(untagged).collect(),
+        Json::Object(map) => map.iter().map(|(key, value)| (key.clone(), untagged(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Whether an answer is this value, or has it as a part.
+fn holds(said: &Json, value: &Json) -> bool {
+    said == value
+        || match said {
+            Json::Array(items) => items.contains(value),
+            Json::Object(map) => map.values().any(|part| part == value),
+            _ => false,
+        }
 }
 
 /// No run makes fewer calls, or more, than `parallax pattern explain` says.
