@@ -1,17 +1,16 @@
 //! `parallax pattern`.
 
 mod explain;
+mod validate;
 
-use std::path::{Path, PathBuf};
-
-use parallax_control_plane::{Pattern as Parsed, kebab};
-use serde_json::{Value as Json, json};
+use parallax_control_plane::kebab;
+use serde_json::json;
 
 use super::{print, read};
 use crate::{
     api::Api,
     args::{Args, Pattern},
-    exit::{Exit, Result},
+    exit::Result,
     render::{clean, pretty, short, table, value},
 };
 
@@ -45,7 +44,7 @@ pub(super) async fn run(args: &Args, command: &Pattern) -> Result {
             print(format_args!("{}{version} deleted", kebab(name)));
             Ok(())
         }
-        Pattern::Validate { path, json } => validate(path, *json),
+        Pattern::Validate { path, json } => validate::run(path, *json),
     }
 }
 
@@ -88,52 +87,4 @@ async fn versions(args: &Args, name: &str, json: bool) -> Result {
     });
     print(table(&["VERSION", "", "HASH", "UPLOADED", "BY", "ORIGIN"], rows.collect(), "there are none"));
     Ok(())
-}
-
-fn validate(path: &Path, as_json: bool) -> Result {
-    let files = files(path)?;
-    let mut broken = 0;
-    let mut report = Vec::new();
-    for file in &files {
-        let (name, script) = (file.display().to_string(), read(file)?);
-        let outcome = Parsed::validate(&name, &script);
-        broken += usize::from(outcome.is_err());
-        match outcome {
-            Ok((_, found)) if as_json => report.push(json!({"file": file, "valid": true, "errors": found})),
-            Err(e) if as_json => report.push(json!({"file": file, "valid": false, "errors": e.findings()})),
-            Ok((pattern, found)) => {
-                found.iter().for_each(|found| print(found.render(&script)));
-                print(format_args!("{name}: {} is valid", pattern.header.name));
-            }
-            Err(e) => print(e),
-        }
-    }
-    if as_json {
-        print(pretty(&Json::Array(report)));
-    }
-    if broken == 0 {
-        Ok(())
-    } else {
-        Err(Exit::failed(format!("{broken} of {} files are wrong", files.len())))
-    }
-}
-
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let unreadable = |e: std::io::Error| Exit::usage(format!("{}: {e}", path.display()));
-    let mut files = Vec::new();
-    for entry in path.read_dir().map_err(unreadable)? {
-        let file = entry.map_err(unreadable)?.path();
-        if file.extension().is_some_and(|extension| extension == "prism") && file.is_file() {
-            files.push(file);
-        }
-    }
-    files.sort();
-    if files.is_empty() {
-        Err(Exit::usage(format!("{} holds no .prism file", path.display())))
-    } else {
-        Ok(files)
-    }
 }

@@ -6,7 +6,7 @@ mod lsp;
 mod perform;
 mod repl;
 mod run;
-mod source;
+pub(super) mod source;
 
 use super::print;
 use crate::{

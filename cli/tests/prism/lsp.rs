@@ -156,6 +156,49 @@ fn completion_knows_names_and_members() {
 }
 
 #[test]
+fn completion_knows_what_an_agent_has() {
+    let has = ["id", "name", "capabilities", "expertise", "confidence", "labels", "analyze"];
+    let mut client = Client::initialized();
+    for (text, line, character) in [
+        ("agentList[0].", 0, 13),
+        ("agents[0].\nlet x = 1\n", 0, 10),
+        ("print(agents[0].na)\nlet = broken", 0, 18),
+        ("for agent in agents {\n  agent.\n}\n", 1, 8),
+        ("let all = agents.map(a => a.)\n", 0, 28),
+        ("let one = agents[1]\none.", 1, 4),
+    ] {
+        client.open(text);
+        let members = client.at("completion", line, character);
+        assert_eq!(labels(&members), has, "{text}");
+    }
+    client.open("agents.\nagents[0].id");
+    let members = client.at("completion", 0, 7);
+    let names = labels(&members);
+    assert!(names.contains(&"map") && !names.contains(&"labels"), "{names:?}");
+    assert_eq!(client.end(), 0);
+}
+
+#[test]
+fn the_header_of_a_pattern_is_checked() {
+    let mut client = Client::initialized();
+    let wrong =
+        client.open("/**\n * @name x\n * @version one\n * @bogus x\n */\nagentResults.length ~> 0.5\n");
+    let places: Vec<_> =
+        wrong.as_array().unwrap().iter().map(|d| (&d["range"]["start"]["line"], &d["code"])).collect();
+    assert_eq!(places, [(&json!(2), &json!("header")), (&json!(3), &json!("header"))], "{wrong}");
+    assert!(wrong[1]["message"].as_str().unwrap().contains("@bogus is unknown"), "{wrong}");
+    // A module has none, and may begin with a comment all the same.
+    assert_eq!(
+        client.open("/** Halves. @see name */\nexport function half(x) { return x / 2 }\n"),
+        json!([])
+    );
+    // Warnings stand beside a header that is right.
+    let doubtful = client.open("/**\n * @name x\n * @version 1.0.0\n */\n1 ~> 0.5\n");
+    assert_eq!(doubtful[0]["code"], "unused_agents", "{doubtful}");
+    assert_eq!(client.end(), 0);
+}
+
+#[test]
 fn documents_are_formatted() {
     let mut client = Client::initialized();
     client.open("let  a=1");

@@ -1,7 +1,9 @@
 //! `parallax prism`, by the real program.
 #![allow(clippy::unwrap_used, reason = "tests, in functions that are shared by them")]
 
+mod files;
 mod lsp;
+mod repl;
 
 use std::{
     io::Write,
@@ -89,10 +91,38 @@ fn programs_run_without_the_planes() {
     assert_eq!((ended.code, ended.out.as_str()), (0, "2 ~ –\n"), "{}", ended.err);
     let parts = file(dir.path(), "parts.prism", "({a: [1 ~> 0.5, \"x\"], f: x => x, b: {} ~> 0.25}) ~> 0.75");
     let ended = run(dir.path(), &["run", &parts], "");
-    let expected = "{\"a\":[1 ~ 0.5,\"x\"],\"b\":{} ~ 0.25} ~ 0.75\n";
+    let expected = "{\"a\":[1 ~ 0.5,\"x\"],\"f\":[Function: lambda],\"b\":{} ~ 0.25} ~ 0.75\n";
     assert_eq!((ended.code, ended.out.as_str()), (0, expected), "{}", ended.err);
     let ended = run(dir.path(), &["run", "-", "-i", "{"], "1");
     assert_eq!(ended.code, 2, "{}", ended.err);
+}
+
+#[test]
+fn what_json_lacks_is_shown_as_the_language_writes_it() {
+    let dir = TempDir::new().unwrap();
+    for (source, shown) in [
+        ("function twice(n) { return n * 2 }\ntwice", "[Function: twice] ~ –"),
+        ("(x => x) ~> 0.5", "[Function: lambda] ~ 0.5"),
+        ("print", "[Function: print] ~ –"),
+        ("10 ** 400", "Infinity ~ –"),
+        ("0 - 10 ** 400", "-Infinity ~ –"),
+        ("(10 ** 400) - (10 ** 400)", "NaN ~ –"),
+        ("[10 ** 400 ~> 0.5, null, max]", "[Infinity ~ 0.5,null,[Function: max]] ~ –"),
+        ("null", "– ~ –"),
+    ] {
+        let ended = run(dir.path(), &["run", "-"], source);
+        assert_eq!((ended.code, ended.out.as_str()), (0, format!("{shown}\n").as_str()), "{}", ended.err);
+    }
+}
+
+#[test]
+fn many_sleeps_overlap() {
+    let dir = TempDir::new().unwrap();
+    let source = "let many = parallel(range(20000).map(x => () => { await sleep(x % 3); x }))\n\
+                  let first = race([() => { await sleep(3600000); 1 }, () => { await sleep(1); 2 }])\n\
+                  [many.length, many[19999], first]";
+    let ended = run(dir.path(), &["run", "-"], source);
+    assert_eq!((ended.code, ended.out.as_str()), (0, "[20000,19999,2] ~ –\n"), "{}", ended.err);
 }
 
 #[test]
@@ -132,28 +162,51 @@ fn a_program_is_stopped_at_its_bound() {
 fn what_only_the_planes_can_do_is_said() {
     let dir = TempDir::new().unwrap();
     for (source, what) in [
-        ("let a = 1\nllm(\"q\")", "2:1: this would ask a language model"),
+        (
+            "let a = 1\nllm(\"q\")",
+            "this would ask a language model, which cannot be done without the planes\n --> -:2:1\n",
+        ),
         ("executePattern(\"p\")", "run pattern p"),
     ] {
         let ended = run(dir.path(), &["run", "-"], source);
         assert_eq!((ended.code, ended.out.as_str()), (1, ""));
         assert!(ended.err.contains(what) && ended.err.contains("`parallax run`"), "{}", ended.err);
+        let line = source.lines().last().unwrap();
+        assert!(ended.err.contains(&format!(" | {line}\n")), "{}", ended.err);
     }
 }
 
 #[test]
 fn errors_are_shown_with_their_line() {
     let dir = TempDir::new().unwrap();
-    let ended = run(dir.path(), &["run", "-"], "print(1)\nlet a = nothing + 1");
+    let ended = run(dir.path(), &["run", "-"], "print(1)\nlet a = input.deep\na.er.still");
     assert_eq!((ended.code, ended.out.as_str()), (1, "1\n"));
-    assert!(
-        ended.err.contains("undefined_variable") && ended.err.contains("let a = nothing + 1"),
-        "{}",
-        ended.err
-    );
+    assert!(ended.err.contains("2 | let a = input.deep"), "{}", ended.err);
     let ended = run(dir.path(), &["run", "-"], "let = 1");
     assert_eq!((ended.code, ended.out.as_str()), (1, ""));
     assert!(ended.err.contains("1 error in -") && ended.err.contains("let = 1"), "{}", ended.err);
+}
+
+#[test]
+fn a_program_is_checked_before_it_runs() {
+    let dir = TempDir::new().unwrap();
+    let wrong = "print(\"before\")\nprint(conssensus([1]))\nabd + 1\n[1].lenght";
+    let ended = run(dir.path(), &["run", "-"], wrong);
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert!(ended.err.contains("3 errors in -"), "{}", ended.err);
+    for told in ["did you mean `consensus`?", "2 | print(conss", "3 | abd + 1", "did you mean `length`?"] {
+        assert!(ended.err.contains(told), "{told}: {}", ended.err);
+    }
+    // So are its modules.
+    file(dir.path(), "half.prism", "export function half(x) { return x / twoo }");
+    file(dir.path(), "main.prism", "import { half } from \"./half\"\nprint(1)\nhalf(9)");
+    let ended = run(dir.path(), &["run", "main.prism"], "");
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert!(ended.err.contains("1 | export function half(x) { return x / twoo }"), "{}", ended.err);
+    // What is doubtful is told, and runs.
+    let ended = run(dir.path(), &["run", "-"], "print(1)\nreturn 2\nprint(3)");
+    assert_eq!((ended.code, ended.out.as_str()), (0, "1\n2 ~ –\n"));
+    assert!(ended.err.starts_with("warning[unreachable]"), "{}", ended.err);
 }
 
 #[test]
@@ -187,23 +240,6 @@ fn formatting_changes_layout_only() {
     assert_eq!((ended.code, ended.out.as_str()), (0, "a + b\n"));
     let ended = run(dir.path(), &["fmt", "-"], "a+");
     assert_eq!((ended.code, ended.out.as_str()), (1, ""));
-}
-
-#[test]
-fn the_repl_keeps_what_was_typed() {
-    let dir = TempDir::new().unwrap();
-    let typed = "let x = 2 ~> 0.5\nfunction f(n) {\n  return n * x\n}\nf(4)\nlet t = random()\nprint(\"once\")\n\
-                 nothing\nlet x = 3\n-x\nt == t\nlet max = 7\nllm(\"q\")\n:nope\n:reset\nx\n";
-    let ended = run(dir.path(), &["repl"], typed);
-    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
-    let lines: Vec<&str> = ended.out.lines().collect();
-    assert_eq!(lines[0], "2 ~ 0.5");
-    assert!(lines.contains(&"8 ~ 0.5") && lines.contains(&"-3 ~ –"), "{}", ended.out);
-    assert!(lines.contains(&"true ~ –"), "an earlier outcome stays what it was: {}", ended.out);
-    assert_eq!(lines.iter().filter(|line| **line == "once").count(), 1, "{}", ended.out);
-    assert!(ended.out.contains("--> repl:1:1") && ended.out.contains(":nope is no command"), "{}", ended.out);
-    assert!(ended.out.contains("this would ask a language model"), "{}", ended.out);
-    assert_eq!(ended.out.matches("error[undefined_variable]").count(), 2, "{}", ended.out);
 }
 
 #[test]

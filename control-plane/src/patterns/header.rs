@@ -58,6 +58,8 @@ impl Header {
     /// # Errors
     /// Every line that cannot stand, by its number from 1; a key that is missing.
     pub fn parse(script: &str) -> Result<Self, Vec<(usize, String)>> {
+        // A byte order mark is as little of it as it is for the language.
+        let script = script.strip_prefix('\u{feff}').unwrap_or(script);
         let body = script.trim_start().strip_prefix("/**").and_then(|rest| rest.split_once("*/"));
         let Some((body, _)) = body else {
             return Err(vec![(1, "a pattern begins with /** … */ that holds @name and @version".to_owned())]);
@@ -198,6 +200,11 @@ mod tests {
     fn problems(script: &str) -> Vec<String> {
         let problems = Header::parse(script).unwrap_err();
         problems.into_iter().map(|(line, problem)| format!("{line}: {problem}")).collect()
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        assert_eq!(Header::parse("\u{feff}/**\n * @name a\n * @version 1.0.0\n */\n1").unwrap().name, "a");
     }
 
     #[test]

@@ -49,9 +49,15 @@ pub(super) fn run(options: &PrismFmt) -> Result {
     }
 }
 
-/// Whether the file's layout differs; None if it does not parse, which is said on stderr.
+/// Whether the file's layout differs; None if it cannot be read or does not parse, which is said on stderr.
 fn one(file: &Path, check: bool) -> Result<Option<bool>> {
-    let text = source::read(file)?;
+    let text = match source::load(file) {
+        Ok(text) => text,
+        Err(unreadable) => {
+            writeln!(std::io::stderr(), "{}", unreadable.render("").trim_end()).ok();
+            return Ok(None);
+        }
+    };
     let stdin = file.as_os_str() == "-";
     let name = if stdin { "standard input".to_owned() } else { file.display().to_string() };
     let formatted = match format(&text, &name) {
@@ -75,6 +81,8 @@ fn one(file: &Path, check: bool) -> Result<Option<bool>> {
 /// The file itself, or all `.prism` files below a directory.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
+        // A file that was named wrongly is another matter than one that is wrong.
+        path.metadata().map_err(|e| Exit::usage(format!("{}: {e}", path.display())))?;
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();

@@ -1,6 +1,7 @@
 //! `parallax prism lsp`: the Language Server Protocol 3.17 over standard input and output.
 
 mod answers;
+mod members;
 mod text;
 mod wire;
 

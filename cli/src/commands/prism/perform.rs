@@ -1,11 +1,15 @@
 //! Runs a program to its end on this machine alone: time and chance are real, agents, patterns and models there are
 //! none.
 
-use std::time::Duration;
+mod timers;
+
+use std::{collections::HashSet, time::Duration};
 
 use parallax_prism::{Effect, EffectId, EffectKind, Fault, Outcome, Run, Span, Step, Value};
 use parallax_runtime::env::{Env, System};
 use tokio::time::Instant;
+
+use self::timers::Timers;
 
 /// As good as forever, and an instant that every clock can represent.
 const LONGEST_SLEEP: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -16,14 +20,15 @@ pub(super) enum Trouble {
     Fault(Box<Fault>),
     /// It asks for what only the planes can do.
     Beyond { at: Span, what: String },
+    /// A replay does not ask for what the journal answers: the program does something else than it did.
+    Changed,
 }
 
 /// A run with what it waits for and what it was told.
 pub(super) struct Performance {
     run: Run,
-    /// Sleeps that have not ended.
-    timers: Vec<(Instant, EffectId)>,
-    /// Outcomes that the run is given before anything is performed.
+    timers: Timers<Instant>,
+    /// Outcomes of a journal, which the run is given before any other.
     known: Vec<(EffectId, Outcome)>,
     shown: usize,
     /// Every outcome in its order: what rebuilds the run.
@@ -37,7 +42,7 @@ impl Performance {
 
     /// A run that is told first what it was told before, and whose first lines have been shown.
     pub(super) fn replay(run: Run, journal: Vec<(EffectId, Outcome)>, shown: usize) -> Self {
-        Self { run, timers: Vec::new(), known: journal.clone(), shown, journal }
+        Self { run, timers: Timers::new(), known: journal.clone(), shown, journal }
     }
 
     /// Lines shown so far.
@@ -47,7 +52,11 @@ impl Performance {
 
     /// Steps until the run ends, and shows every line when it is printed.
     pub(super) async fn finish(&mut self, mut show: impl FnMut(&str)) -> Result<Value, Trouble> {
-        let mut outcomes = std::mem::take(&mut self.known);
+        let mut known = std::mem::take(&mut self.known);
+        let told: HashSet<EffectId> = known.iter().map(|(id, _)| *id).collect();
+        // The first step is told nothing: a program that fails before it asks anything, for instance by an import,
+        // fails for its own reason and not because it was answered.
+        let mut outcomes = Vec::new();
         loop {
             let step = self.run.step(std::mem::take(&mut outcomes));
             for line in self.run.output().iter().skip(self.shown) {
@@ -55,11 +64,13 @@ impl Performance {
             }
             self.shown = self.shown.max(self.run.output().len());
             match step {
+                Step::Done(_) if !known.is_empty() => return Err(Trouble::Changed),
                 Step::Done(value) => return Ok(value),
+                Step::Failed(fault) if fault.code == "unknown_effect" => return Err(Trouble::Changed),
                 Step::Failed(fault) => return Err(Trouble::Fault(Box::new(fault))),
                 Step::Need { effects, cancelled } => {
-                    self.timers.retain(|(_, id)| !cancelled.contains(id));
-                    for effect in effects {
+                    cancelled.into_iter().for_each(|id| self.timers.cancel(id));
+                    for effect in effects.into_iter().filter(|effect| !told.contains(&effect.id)) {
                         let id = effect.id;
                         if let Some(outcome) = self.perform(effect)? {
                             outcomes.push((id, outcome));
@@ -67,10 +78,11 @@ impl Performance {
                     }
                 }
             }
-            if outcomes.is_empty() {
+            if known.is_empty() && outcomes.is_empty() {
                 outcomes.push(self.next_timer().await);
             }
             self.journal.extend(outcomes.iter().cloned());
+            outcomes.splice(..0, known.drain(..));
         }
     }
 
@@ -88,7 +100,7 @@ impl Performance {
             }
             EffectKind::Sleep { ms } => {
                 let length = Duration::from_millis(*ms).min(LONGEST_SLEEP);
-                self.timers.push((Instant::now() + length, effect.id));
+                self.timers.start(effect.id, Instant::now() + length);
                 return Ok(None);
             }
             EffectKind::Invoke { agent, .. } => format!("ask agent {agent}"),
@@ -100,12 +112,10 @@ impl Performance {
 
     /// Waits for the sleep that ends first.
     async fn next_timer(&mut self) -> (EffectId, Outcome) {
-        let first = self.timers.iter().enumerate().min_by_key(|(_, timer)| **timer).map(|(at, _)| at);
-        let Some(first) = first else {
+        let Some((end, id)) = self.timers.first() else {
             // A run that waits has asked for something, and all that was not answered at once is a sleep.
             return std::future::pending().await;
         };
-        let (end, id) = self.timers.swap_remove(first);
         tokio::time::sleep_until(end).await;
         (id, Outcome::Value(Value::null()))
     }

@@ -1,16 +1,19 @@
 //! `parallax prism repl`: one program that grows by what is typed.
 
 mod editor;
+mod returned;
 mod session;
 
 use std::{io::BufRead, io::IsTerminal, path::Path};
+
+use parallax_prism::{CompileOptions, Diagnostic, Program, symbols};
 
 use self::{editor::Lines, session::Session};
 use super::{print, run::result};
 use crate::exit::{Exit, Result};
 
 const HELP: &str = "\
-Type statements or expressions; what is open goes on in the next line.
+Type statements or expressions; what is open or lacks its end goes on in the next line.
   :reset  forget everything
   :help   this
   :quit   leave, as does Ctrl-D";
@@ -59,6 +62,16 @@ async fn talk(source: &mut impl Source) -> Result {
     Ok(())
 }
 
+/// Whether an entry goes on in the next line: something is open, or the language wants more where the entry ends, as
+/// behind `1 +` and `let x =`.
+fn unfinished(entry: &str) -> bool {
+    let end = entry.trim_end().len();
+    let wants_more = |wrong: Vec<Diagnostic>| {
+        wrong.iter().all(|error| error.code == "syntax" && error.span.start as usize >= end)
+    };
+    symbols::unfinished(entry) || Program::compile(entry, &CompileOptions::default()).is_err_and(wants_more)
+}
+
 /// Entries from a file or another program.
 struct Piped;
 
@@ -71,7 +84,7 @@ impl Source for Piped {
             if read == 0 {
                 return Ok((!entry.is_empty()).then_some(entry));
             }
-            if !parallax_prism::symbols::unfinished(&entry) {
+            if !unfinished(&entry) {
                 return Ok(Some(entry));
             }
         }

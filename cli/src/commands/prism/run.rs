@@ -1,6 +1,10 @@
 //! `parallax prism run`.
 
-use parallax_prism::{CompileOptions, Diagnostic, Host, Profile, Program, Value, ValueKind};
+use std::io::Write;
+
+use parallax_prism::{
+    CompileOptions, Diagnostic, Host, Kind, Profile, Program, Severity, Span, Value, ValueKind,
+};
 use serde_json::Value as Json;
 
 use super::{
@@ -13,7 +17,7 @@ use crate::{
     render::value as rendered,
 };
 
-/// Runs a program without agents, prints what it prints, and then its value with its confidence.
+/// Checks a program, runs it without agents, prints what it prints, and then its value with its confidence.
 pub(super) async fn run(options: &PrismRun) -> Result {
     let text = source::read(&options.file)?;
     let data = match &options.input {
@@ -32,7 +36,11 @@ pub(super) async fn run(options: &PrismRun) -> Result {
     if modules.as_ref().is_some_and(|modules| !modules.is_empty()) {
         name = absolute.display().to_string();
     }
-    let program = source::compile(&text, &CompileOptions { name, profile, modules })?;
+    let (program, warnings) = source::compile(&text, &CompileOptions { name, profile, modules })?;
+    for warning in warnings {
+        // What it prints is its own.
+        writeln!(std::io::stderr(), "{}", warning.trim_end()).ok();
+    }
     let run = program.start(Host { data, ..Host::default() });
     let (interrupt, timeout) = (run.interrupt(), options.timeout);
     let late = tokio::spawn(async move {
@@ -69,7 +77,7 @@ pub(super) fn result(value: &Value) -> String {
     let confidence = value.confidence().map_or_else(|| "–".to_owned(), |confidence| format!("{confidence}"));
     let plain = match value.kind() {
         ValueKind::Array | ValueKind::Object => nested(&value.plain()),
-        _ => rendered(&value.to_json()),
+        _ => unlike_json(value).unwrap_or_else(|| rendered(&value.to_json())),
     };
     format!("{plain} ~ {confidence}")
 }
@@ -82,29 +90,55 @@ fn nested(value: &Value) -> String {
             format!("[{}]", items.join(","))
         }
         ValueKind::Object => {
-            // JSON has no functions.
-            let entries = value.entries().filter(|(_, inner)| inner.kind() != ValueKind::Function);
-            let entries = entries.map(|(key, inner)| format!("{}:{}", Json::from(key), nested(&inner)));
+            let entries =
+                value.entries().map(|(key, inner)| format!("{}:{}", Json::from(key), nested(&inner)));
             format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
         }
-        _ => value.to_json().to_string(),
+        _ => unlike_json(value).unwrap_or_else(|| value.to_json().to_string()),
     };
     value.confidence().map_or(plain.clone(), |confidence| format!("{plain} ~ {confidence}"))
+}
+
+/// The language's own text of what JSON has no form for, and which would look like null.
+fn unlike_json(value: &Value) -> Option<String> {
+    let unlike = match value.kind() {
+        ValueKind::Function | ValueKind::Promise => true,
+        ValueKind::Number => !value.as_f64().is_some_and(f64::is_finite),
+        _ => false,
+    };
+    unlike.then(|| value.plain().to_string())
 }
 
 /// What went wrong, with the line where it did.
 pub(super) fn explained(trouble: &Trouble, program: &Program) -> String {
     match trouble {
-        Trouble::Fault(fault) => {
-            let source = program_source(program, &fault.file);
-            format!("the program failed\n{}", Diagnostic::render(fault, source).trim_end())
-        }
-        Trouble::Beyond { at, what } => {
-            let (name, source) = program.file(at.file).unwrap_or_default();
-            let (line, column) = parallax_prism::line_column(source, at.start);
-            let advice = "without the planes: put the file into the pattern directory and use `parallax run`";
-            format!("{name}:{line}:{column}: this would {what}, which cannot be done {advice}")
-        }
+        Trouble::Fault(fault) => failed(fault, program),
+        Trouble::Beyond { at, what } => failed(&beyond(*at, what, program), program),
+        // Of a replay, and there is none.
+        Trouble::Changed => "the program changed".to_owned(),
+    }
+}
+
+fn failed(fault: &Diagnostic, program: &Program) -> String {
+    let source = program_source(program, &fault.file);
+    format!("the program failed\n{}", fault.render(source).trim_end())
+}
+
+/// That a program asks for what only the planes can do.
+pub(super) fn beyond(at: Span, what: &str, program: &Program) -> Diagnostic {
+    let (name, source) = program.file(at.file).unwrap_or_default();
+    let (line, column) = parallax_prism::line_column(source, at.start);
+    Diagnostic {
+        code: "needs_planes",
+        kind: Kind::Runtime,
+        severity: Severity::Error,
+        message: format!("this would {what}, which cannot be done without the planes"),
+        file: name.to_owned(),
+        span: at,
+        line,
+        column,
+        hint: Some("put the file into the pattern directory and use `parallax run`".to_owned()),
+        related: Vec::new(),
     }
 }
 

@@ -7,30 +7,56 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use parallax_prism::{CompileOptions, Diagnostic, Program, Severity, symbols::Outline};
+use parallax_prism::{CheckOptions, CompileOptions, Diagnostic, Program, Severity, check, symbols::Outline};
 
 use crate::exit::{Exit, Result};
 
+/// The code of a file that is not there, or not for us.
+const UNREADABLE: &str = "unreadable";
+
 /// The text of a file; `-` is standard input.
 pub(super) fn read(file: &Path) -> Result<String> {
-    let unreadable = |e: std::io::Error| Exit::usage(format!("{}: {e}", file.display()));
-    if file.as_os_str() != "-" {
-        return std::fs::read_to_string(file).map_err(unreadable);
-    }
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).map_err(unreadable)?;
-    Ok(text)
+    load(file).map_err(|wrong| match wrong.code {
+        UNREADABLE => Exit::usage(format!("{}: {}", wrong.file, wrong.message)),
+        _ => Exit::failed(wrong.render("").trim_end()),
+    })
 }
 
-/// Compiles, or fails with everything that is wrong, as a person reads it.
-pub(super) fn compile(text: &str, options: &CompileOptions) -> Result<Program> {
-    Program::compile(text, options).map_err(|wrong| {
-        let sources = |name: &str| {
-            let module = options.modules.as_ref().and_then(|modules| modules.get(name));
-            module.map_or(text, String::as_str)
-        };
-        Exit::failed(report(&options.name, &wrong, sources))
+/// The same, for those who go on with the next file.
+///
+/// # Errors
+/// That it cannot be read, or in which line it is not UTF-8.
+pub(in crate::commands) fn load(file: &Path) -> std::result::Result<String, Box<Diagnostic>> {
+    let mut bytes = Vec::new();
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().read_to_end(&mut bytes).map(drop)
+    } else {
+        std::fs::read(file).map(|read| bytes = read)
+    };
+    let name = file.display().to_string();
+    read.map_err(|e| Box::new(Diagnostic::of_line(UNREADABLE, e.to_string(), &name, "", 1)))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let before = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let line = before.matches('\n').count() + 1;
+        Box::new(Diagnostic::of_line("encoding", "this is not UTF-8", &name, &before, line))
     })
+}
+
+/// Checks and compiles. Fails with every error, as a person reads it; gives what is doubtful beside the program.
+pub(super) fn compile(text: &str, options: &CompileOptions) -> Result<(Program, Vec<String>)> {
+    let sources = |name: &str| {
+        let module = options.modules.as_ref().and_then(|modules| modules.get(name));
+        module.map_or(text, String::as_str)
+    };
+    let found = check(text, options, &CheckOptions::default());
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|found| found.severity == Severity::Error);
+    let failed = |wrong: Vec<Diagnostic>| Exit::failed(report(&options.name, &wrong, sources));
+    if !errors.is_empty() {
+        return Err(failed(errors));
+    }
+    let program = Program::compile(text, options).map_err(failed)?;
+    Ok((program, warnings.iter().map(|warning| warning.render(sources(&warning.file))).collect()))
 }
 
 /// All of these with their source lines, below a line that counts them.

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use parallax_control_plane::Pattern;
 use parallax_prism::{
     CheckOptions, CompileOptions, Diagnostic, Profile, Severity, Span, check,
     format::format,
@@ -12,14 +13,14 @@ use parallax_prism::{
 };
 use serde_json::{Value as Json, json};
 
-use super::{super::source, Refusal, text::Text};
+use super::{super::source, Refusal, members, text::Text};
 
 /// The kinds of completions, by the protocol's numbers.
-const METHOD: u8 = 2;
+pub(super) const METHOD: u8 = 2;
 const FUNCTION: u8 = 3;
 const VARIABLE: u8 = 6;
 const MODULE: u8 = 9;
-const PROPERTY: u8 = 10;
+pub(super) const PROPERTY: u8 = 10;
 const KEYWORD: u8 = 14;
 const CONSTANT: u8 = 21;
 
@@ -28,11 +29,22 @@ pub(super) fn diagnostics(text: &Text, uri: &str) -> Json {
     let path = path(uri);
     let modules = path.as_deref().and_then(|path| source::modules(&text.source, path));
     let name = path.map_or_else(|| uri.to_owned(), |path| path.display().to_string());
-    let options = CompileOptions { name: name.clone(), profile: Profile::Pattern, modules };
-    // A header makes it a pattern, of which more is expected than of a module.
-    let pattern = text.source.trim_start().starts_with("/**") && text.source.contains("@name");
-    let wrong = check(&text.source, &options, &CheckOptions { pattern, ..CheckOptions::default() });
+    let wrong = if is_pattern(&text.source) {
+        // As `parallax pattern validate` tells it.
+        let checked = Pattern::validate(&name, &text.source);
+        checked.map_or_else(|invalid| invalid.diagnostics, |(_, found)| found)
+    } else {
+        let options = CompileOptions { name: name.clone(), profile: Profile::Pattern, modules };
+        check(&text.source, &options, &CheckOptions::default())
+    };
     wrong.iter().map(|diagnostic| shown(diagnostic, text, uri, &name)).collect()
+}
+
+/// A header makes a file a pattern, of which more is expected than of a module.
+fn is_pattern(source: &str) -> bool {
+    let begun = source.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').strip_prefix("/**");
+    let header = begun.map(|rest| rest.split_once("*/").map_or(rest, |(header, _)| header));
+    header.is_some_and(|header| header.contains("@name"))
 }
 
 fn shown(diagnostic: &Diagnostic, text: &Text, uri: &str, name: &str) -> Json {
@@ -123,11 +135,7 @@ pub(super) fn definition(text: &Text, uri: &str, offset: u32) -> Json {
 pub(super) fn completion(text: &Text, _: &str, offset: u32) -> Json {
     let (_, span, member) = text.word(offset);
     if member {
-        let methods: Vec<Entry> = symbols::methods(Profile::Pattern).collect();
-        let known: BTreeSet<&str> = methods.iter().map(|entry| entry.name).collect();
-        let items = methods.iter().map(|entry| of_entry(entry, METHOD));
-        let own = properties(&text.source, span).into_iter().filter(|name| !known.contains(name));
-        return items.chain(own.map(|name| json!({"label": name, "kind": PROPERTY}))).collect();
+        return members::completions(&text.source, span);
     }
     let outline = Outline::of(&text.source);
     let visible = outline.visible(offset);
@@ -148,26 +156,8 @@ pub(super) fn completion(text: &Text, _: &str, offset: u32) -> Json {
     own.chain(library).chain(keywords).collect()
 }
 
-fn of_entry(entry: &Entry, kind: u8) -> Json {
+pub(super) fn of_entry(entry: &Entry, kind: u8) -> Json {
     json!({"label": entry.name, "kind": kind, "detail": entry.signature, "documentation": entry.summary})
-}
-
-/// Names that stand after a dot or before a colon elsewhere in the source: likely properties.
-fn properties(source: &str, typed: Span) -> BTreeSet<&str> {
-    let named = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let mut found = BTreeSet::new();
-    let mut rest = source;
-    while let Some(start) = rest.find(|c: char| c.is_ascii_alphabetic() || c == '_') {
-        let at = source.len() - rest.len() + start;
-        let end = rest[start..].find(|c| !named(c)).map_or(rest.len(), |length| start + length);
-        let (before, name, after) = (&source[..at], &rest[start..end], &rest[end..]);
-        let property = before.ends_with('.') || after.starts_with(':');
-        if property && at != typed.start as usize {
-            found.insert(name);
-        }
-        rest = after;
-    }
-    found
 }
 
 /// One edit that replaces everything, or none.

@@ -16,7 +16,7 @@ use rustyline::{
     validate::{ValidationContext, ValidationResult, Validator},
 };
 
-use super::Source;
+use super::{Source, unfinished};
 use crate::exit::{Exit, Result};
 
 /// A terminal with a history and completion.
@@ -78,8 +78,11 @@ impl Hinter for Assistant {
 
 impl Validator for Assistant {
     fn validate(&self, context: &mut ValidationContext<'_>) -> Edited<ValidationResult> {
-        let more = symbols::unfinished(context.input());
-        Ok(if more { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
+        Ok(if unfinished(context.input()) {
+            ValidationResult::Incomplete
+        } else {
+            ValidationResult::Valid(None)
+        })
     }
 }
 

@@ -6,14 +6,17 @@ use parallax_prism::{
     CompileOptions, Diagnostic, EffectId, Host, Outcome, Profile, Program, Value, symbols::Outline,
 };
 
+use super::returned;
 use crate::commands::prism::{
     perform::{Performance, Trouble},
-    run::explained,
+    run::beyond,
 };
 
 const NAME: &str = "repl";
 /// Ends the entry before, whatever the next one starts with.
 const SEPARATOR: &str = "\n;\n";
+/// A value that no entry gives.
+const END: &str = "\u{1}the end of the session's program\u{1}";
 
 #[derive(Default)]
 pub(super) struct Session {
@@ -30,12 +33,38 @@ impl Session {
 
     /// Runs an entry. One that fails leaves no trace, except for what it has printed.
     pub(super) async fn enter(&mut self, entry: &str, show: impl FnMut(&str)) -> Result<Value, String> {
-        let mut program = self.program.clone();
-        if !program.is_empty() {
-            program.push_str(SEPARATOR);
+        // Without the end of its last line, what is missing at the end is missing in a line that can be shown.
+        let entry = reassigning(entry.trim_end());
+        let (value, mut longer) = self.play(&entry, show).await?;
+        if entry.contains("return") && !longer.goes_on().await? {
+            // It has left the program, and all that is typed from now on would stand behind the way out.
+            longer.program = self.before(&returned::enclosed(&entry));
+            if !longer.goes_on().await? {
+                return Ok(value);
+            }
         }
-        let before = program.len();
-        program.push_str(&reassigning(entry));
+        *self = longer;
+        Ok(value)
+    }
+
+    /// The program with this at its end.
+    fn before(&self, entry: &str) -> String {
+        if self.program.is_empty() { entry.to_owned() } else { format!("{}{SEPARATOR}{entry}", self.program) }
+    }
+
+    /// Whether an entry would be reached that came next. Nothing is performed: the journal answers all.
+    async fn goes_on(&self) -> Result<bool, String> {
+        match self.play(&format!("\"{END}\""), |_| ()).await {
+            Ok((value, _)) => Ok(value.as_str() == Some(END)),
+            Err(message) if message == INTERRUPTED => Err(message),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The value of an entry, and the session as it is behind it.
+    async fn play(&self, entry: &str, show: impl FnMut(&str)) -> Result<(Value, Self), String> {
+        let program = self.before(entry);
+        let before = program.len() - entry.len();
         let options = CompileOptions { name: NAME.to_owned(), profile: Profile::Pattern, modules: None };
         let shown = |diagnostic: &Diagnostic| placed(diagnostic, &program, before);
         let compiled = Program::compile(&program, &options)
@@ -56,17 +85,21 @@ impl Session {
         ctrl_c.abort();
         match ended {
             Some(Ok(value)) => {
-                self.shown = performance.shown();
-                self.journal = performance.journal;
-                self.program = program;
-                Ok(value)
+                let shown = performance.shown();
+                Ok((value, Self { program, journal: performance.journal, shown }))
             }
+            Some(Err(Trouble::Fault(fault))) if fault.code == "interrupted" => Err(INTERRUPTED.to_owned()),
             Some(Err(Trouble::Fault(fault))) => Err(shown(&fault)),
-            Some(Err(trouble)) => Err(explained(&trouble, &compiled)),
-            None => Err("interrupted".to_owned()),
+            Some(Err(Trouble::Beyond { at, what })) => Err(shown(&beyond(at, &what, &compiled))),
+            Some(Err(Trouble::Changed)) => Err(CHANGED.to_owned()),
+            None => Err(INTERRUPTED.to_owned()),
         }
     }
 }
+
+const INTERRUPTED: &str = "interrupted";
+const CHANGED: &str = "this changes what earlier entries have done, for instance by a function with the name of \
+                       one that they call; choose another name, or forget them with :reset";
 
 /// `let x = 1` as `x = 1`: a name may be declared again in a later entry, and may be that of a built-in which an
 /// earlier entry has used.
