@@ -279,23 +279,40 @@ pub(crate) fn foreign(name: &str) -> Option<&'static str> {
     })
 }
 
+/// The options that a function takes, as an object behind its first argument; of `analyze` behind its data.
+pub(crate) fn option_names(native: Native) -> &'static [&'static str] {
+    match native {
+        Native::Parallel => &["mode", "n", "maxConcurrency"],
+        Native::Analyze => &["timeout", "timeoutMs", "context"],
+        Native::MajorityVote => &["weighted", "key"],
+        Native::Consensus => &["strategy"],
+        Native::Aggregate => &["strategy", "combine"],
+        Native::Llm | Native::StreamLlm => agents::LLM_OPTIONS,
+        _ => &[],
+    }
+}
+
 /// The options of a call; none if they are null or absent. An unknown one is an error, whatever its value.
-pub(crate) fn options<'a>(
-    native: Native,
-    given: Option<&'a Val>,
-    known: &[&str],
-) -> Raised<Option<&'a Object>> {
+pub(crate) fn options(native: Native, given: Option<&Val>) -> Raised<Option<&Object>> {
     let options = match given.map(Val::plain) {
         None | Some(Val::Null) => return Ok(None),
         Some(Val::Obj(options)) => options,
         Some(other) => return Err(bad_argument(native, "options as an object", other)),
     };
-    let Some((unknown, _)) = options.entries().find(|(key, _)| !known.contains(&&***key)) else {
-        return Ok(Some(options));
-    };
-    let hint = match closest(unknown, known.iter().copied()) {
+    match options.entries().find_map(|(key, _)| unknown_option(native, key)) {
+        Some(raise) => Err(raise),
+        None => Ok(Some(options)),
+    }
+}
+
+pub(crate) fn unknown_option(native: Native, key: &str) -> Option<Box<Raise>> {
+    let known = option_names(native);
+    if known.contains(&key) {
+        return None;
+    }
+    let hint = match closest(key, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("options are {}", known.join(", ")),
     };
-    Err(Raise::new("bad_argument", format!("`{}` has no option `{unknown}`", native.name())).hint(hint))
+    Some(Raise::new("bad_argument", format!("`{}` has no option `{key}`", native.name())).hint(hint))
 }

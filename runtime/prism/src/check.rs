@@ -7,12 +7,15 @@ mod shapes;
 use crate::ast::*;
 use crate::builtins::{self, HOST_NAMES, Native};
 use crate::compile::{CompileOptions, Loaded, Resolved, Use, VarId, VarKind, load_all, resolve};
-use crate::diagnostic::{Diagnostic, File, Kind, Span, closest};
+use crate::diagnostic::{Diagnostic, File, Kind, Severity, Span, closest};
 use crate::lexer::{Names, Symbol};
 use crate::value::Val;
 use crate::walk::{Node, assignments, children};
 use shapes::Shape;
 use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Errors and warnings that are told; more are likely to follow from these.
+const MAX_FOUND: usize = 50;
 
 /// What the checker may assume.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +29,15 @@ pub struct CheckOptions {
 /// Checks a program and the modules that it imports, without running it: all errors and warnings, in the order of the
 /// source. A program that does not compile gives the errors of the compiler.
 pub fn check(source: &str, options: &CompileOptions, checks: &CheckOptions) -> Vec<Diagnostic> {
-    let errors = crate::Program::compile(source, options).err().unwrap_or_default();
+    let compiled = crate::Program::compile(source, options);
     let mut names = Names::default();
     // What could be read is checked even if there is more.
     let (loaded, _) = load_all(source, options, &mut names);
     let resolved = resolve(&loaded.modules, loaded.idents, options.profile);
+    let errors = match &compiled {
+        Ok(program) => program.doomed().collect(),
+        Err(errors) => errors.clone(),
+    };
     let mut checker = Checker {
         modules: &loaded.modules,
         files: &loaded.files,
@@ -43,11 +50,14 @@ pub fn check(source: &str, options: &CompileOptions, checks: &CheckOptions) -> V
         shapes: HashMap::new(),
         lost: loaded.modules.iter().flat_map(|module| module.tree.lost.iter().copied()).collect(),
         reported: BTreeSet::new(),
-        whole: errors.is_empty(),
+        whole: compiled.is_ok(),
+        errors: errors.len(),
         found: errors,
     };
     checker.run();
     let mut found = checker.found;
+    found.sort_by_key(|d| d.severity == Severity::Warning);
+    found.truncate(MAX_FOUND);
     found.sort_by_key(|d| (d.span.file, d.span.start));
     found
 }
@@ -72,6 +82,8 @@ struct Checker<'a> {
     /// Unknown names are reported once.
     reported: BTreeSet<String>,
     found: Vec<Diagnostic>,
+    /// How many of them are errors.
+    errors: usize,
 }
 
 impl<'a> Checker<'a> {
@@ -86,7 +98,7 @@ impl<'a> Checker<'a> {
             if let Some(first) = self.resolved.vars[*var as usize].ident {
                 error = error.related(first.span, "it was declared here", self.files);
             }
-            self.found.push(error);
+            self.tell(error);
         }
         for module in self.modules {
             reach::statements(&module.tree.stmts, &mut |d| self.found.push(d), self.files);
@@ -95,6 +107,11 @@ impl<'a> Checker<'a> {
         if self.checks.pattern && self.whole {
             self.pattern();
         }
+    }
+
+    fn tell(&mut self, found: Diagnostic) {
+        self.errors += usize::from(found.severity == Severity::Error);
+        self.found.push(found);
     }
 
     fn error(&self, code: &'static str, message: impl Into<String>, span: Span) -> Diagnostic {
@@ -141,6 +158,9 @@ impl<'a> Checker<'a> {
     }
 
     fn walk(&mut self, node: Node<'a>) {
+        if self.errors >= MAX_FOUND {
+            return;
+        }
         match node {
             Node::Stmt(stmt) | Node::Body(stmt) => self.statement(exported(stmt)),
             Node::Expr(e) => self.expression(e),
@@ -153,10 +173,10 @@ impl<'a> Checker<'a> {
         match &stmt.kind {
             StmtKind::Assign { target, .. } => self.assigned(target),
             StmtKind::ForIn { item, over, body, .. } => {
-                if let (Some(var), Some(Shape::Agents)) = (self.var(item), self.shape(over))
+                if let (Some(var), Some(each)) = (self.var(item), self.shape(over).and_then(Shape::each))
                     && assignments(Node::Stmt(body), &|ident| self.var(ident) == Some(var)) == 0
                 {
-                    self.shapes.insert(var, Shape::Agent);
+                    self.shapes.insert(var, each);
                 }
             }
             StmtKind::Destructure { pattern, .. } => {
@@ -174,7 +194,7 @@ impl<'a> Checker<'a> {
                         let name = self.names.text(ident.name);
                         let warning =
                             self.error("unused_agent", format!("agent `{name}` is never used"), ident.span);
-                        self.found.push(warning.warning());
+                        self.tell(warning.warning());
                     }
                 }
             }
@@ -195,7 +215,7 @@ impl<'a> Checker<'a> {
             if let Some(first) = var.ident {
                 error = error.related(first.span, "it was declared here", self.files);
             }
-            self.found.push(error);
+            self.tell(error);
         }
         if var.kind == VarKind::Free {
             self.unknown(ident, "assign to it with `let` first");
@@ -244,7 +264,7 @@ impl<'a> Checker<'a> {
             (None, None) => Some(otherwise.to_string()).filter(|h| !h.is_empty()),
         };
         let error = self.error("undefined_variable", format!("there is no variable `{name}`"), ident.span);
-        self.found.push(error.hint(hint));
+        self.tell(error.hint(hint));
     }
 
     /// Arguments of calls whose function is known.
@@ -276,7 +296,7 @@ impl<'a> Checker<'a> {
                             let hint = near.map(|n| format!("did you mean `{n}`?"));
                             let error =
                                 self.error("missing_property", format!("`{of}` has no `{name}`"), step.span);
-                            self.found.push(error.hint(hint));
+                            self.tell(error.hint(hint));
                             None
                         }
                     }
@@ -300,6 +320,7 @@ impl<'a> Checker<'a> {
                 if !spread {
                     self.arity(name, native.arity(), args.len(), span);
                 }
+                self.options(*native, args);
                 matches!(native, Native::Map | Native::Filter).then(|| (native.name(), args.get(1)))
             }
             Known::Method(name) if ["map", "filter", "find", "some", "every"].contains(&name.as_str()) => {
@@ -316,7 +337,25 @@ impl<'a> Checker<'a> {
             let message = format!("`{name}` calls its function with one argument, but this one takes {n}");
             let hint = "count with `reduce`, or walk with `for item, index in items`";
             let warning = self.error("arity", message, *span).hint(Some(hint.into())).warning();
-            self.found.push(warning);
+            self.tell(warning);
+        }
+    }
+
+    /// Names in options that are written down in the call.
+    fn options(&mut self, native: Native, args: &'a [Item]) {
+        if builtins::option_names(native).is_empty() {
+            return;
+        }
+        let Some(Item::Expr(Expr { kind: ExprKind::Object(pairs), span, .. })) = args.get(1) else { return };
+        for pair in pairs {
+            if let Pair::Set(key, value) = pair
+                && let Some(raise) = builtins::unknown_option(native, key)
+            {
+                // Keys have no place of their own.
+                let span = Span { end: value.span.end, ..*span };
+                let error = self.error(raise.code, raise.message, span).hint(raise.hint);
+                self.tell(error);
+            }
         }
     }
 
@@ -324,7 +363,7 @@ impl<'a> Checker<'a> {
         if given < least || given > most {
             let raise = crate::vm::wrong_arity(name, (least, most), given);
             let error = self.error(raise.code, raise.message, span);
-            self.found.push(error);
+            self.tell(error);
         }
     }
 
@@ -343,7 +382,7 @@ impl<'a> Checker<'a> {
             let message = "the pattern never looks at its agents or their results";
             let hint = "read `agentResults`, or call `agents[0].analyze(task, data)`";
             let warning = self.error("unused_agents", message, span).hint(Some(hint.into())).warning();
-            self.found.push(warning);
+            self.tell(warning);
         }
         let Some(last) = tree.stmts.last() else { return };
         let (what, span) = match &last.kind {
@@ -355,7 +394,7 @@ impl<'a> Checker<'a> {
         };
         let hint = "end with `result ~> confidence`";
         let warning = self.error("plain_result", what, span).hint(Some(hint.into())).warning();
-        self.found.push(warning);
+        self.tell(warning);
     }
 
     /// Whether the value cannot have a confidence.

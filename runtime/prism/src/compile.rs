@@ -73,6 +73,15 @@ impl Program {
         Ok(Program(Arc::new(Inner { code, files: loaded.files, profile: options.profile, facts })))
     }
 
+    /// What always fails where it is reached.
+    pub(crate) fn doomed(&self) -> impl Iterator<Item = Diagnostic> + '_ {
+        let told = |error: &&ErrorText| matches!(error.code, "loop_control" | "placeholder" | "import");
+        self.0.code.errors.iter().filter(told).map(|error| {
+            Diagnostic::new(error.code, Kind::Check, error.message.clone(), error.span, &self.0.files)
+                .hint(error.hint.clone())
+        })
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.0.facts
     }
@@ -379,7 +388,8 @@ impl<'a> Gen<'a> {
 
     fn raise(&mut self, code: &'static str, message: impl Into<String>, hint: Option<&str>) {
         let error = self.code.errors.len() as u32;
-        self.code.errors.push(ErrorText { code, message: message.into(), hint: hint.map(str::to_string) });
+        let (message, hint, span) = (message.into(), hint.map(str::to_string), self.span);
+        self.code.errors.push(ErrorText { code, message, hint, span });
         self.emit(Op::Raise { error });
     }
 }

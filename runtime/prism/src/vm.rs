@@ -19,7 +19,7 @@ mod tasks;
 pub(crate) use calls::{array_arg, bad_argument, wrong_arity};
 pub(crate) use run::Thrown;
 pub use run::{AgentInfo, Host, Interrupt, Run, Step};
-pub(crate) use tasks::{grouped, sorted};
+pub(crate) use tasks::{GROUPED, grouped, sorted};
 
 use crate::compile::{Inner, ProtoId, Reg};
 use crate::diagnostic::Raise;

@@ -39,6 +39,10 @@ pub(crate) fn list(agents: &[AgentInfo]) -> Val {
     Val::array(agents.collect()).expect("agents nest three levels deep")
 }
 
+/// What an element of `agentResults` has.
+pub(crate) const RESULT_MEMBERS: [&str; 8] =
+    ["agentId", "agentName", "expertise", "result", "confidence", "reasoning", "uncertainties", "error"];
+
 /// An element of `agentResults`.
 pub(crate) fn result(agent: &AgentInfo, outcome: Outcome) -> Val {
     let (value, confidence, reasoning, uncertainties, error) = match outcome {
@@ -51,16 +55,17 @@ pub(crate) fn result(agent: &AgentInfo, outcome: Outcome) -> Val {
             (Val::Null, Some(0.0), String::new(), Vec::new(), Val::str(format!("{message} ({code})")))
         }
     };
-    object([
-        ("agentId", Val::str(agent.id.as_str())),
-        ("agentName", Val::str(agent.name.as_str())),
-        ("expertise", Val::Num(agent.expertise)),
-        ("result", value),
-        ("confidence", confidence.map_or(Val::Null, Val::Num)),
-        ("reasoning", Val::str(reasoning)),
-        ("uncertainties", texts(&uncertainties)),
-        ("error", error),
-    ])
+    let values = [
+        Val::str(agent.id.as_str()),
+        Val::str(agent.name.as_str()),
+        Val::Num(agent.expertise),
+        value,
+        confidence.map_or(Val::Null, Val::Num),
+        Val::str(reasoning),
+        texts(&uncertainties),
+        error,
+    ];
+    object(std::array::from_fn::<_, 8, _>(|i| (RESULT_MEMBERS[i], values[i].clone())))
 }
 
 /// `successfulResults`: those without an error.
@@ -88,7 +93,7 @@ pub(super) fn debounce(native: Native, args: &[Val]) -> Raised<Val> {
 }
 
 /// What `llm` and `stream_llm` may be told.
-const LLM_OPTIONS: &[&str] = &[
+pub(super) const LLM_OPTIONS: &[&str] = &[
     "provider",
     "providerName",
     "model",
@@ -106,7 +111,7 @@ pub(crate) fn llm_arguments(native: Native, args: &[Val]) -> Raised<(String, Llm
     let Val::Str(prompt) = args[0].plain() else {
         return Err(bad_argument(native, "a prompt as a string", &args[0]));
     };
-    let given = options(native, args.get(1), LLM_OPTIONS)?;
+    let given = options(native, args.get(1))?;
     let mut options = LlmOptions::default();
     let mut extractor = None;
     for (key, value) in given.into_iter().flat_map(Object::entries).filter(|(_, v)| !matches!(v, Val::Null)) {
@@ -147,7 +152,7 @@ pub(crate) fn llm_arguments(native: Native, args: &[Val]) -> Raised<(String, Llm
 /// Options of `agent.analyze`: `timeout` in milliseconds, `context` an object of texts.
 pub(crate) fn invoke_options(native: Native, given: Option<&Val>) -> Raised<InvokeOptions> {
     let mut parsed = InvokeOptions::default();
-    let Some(given) = options(native, given, &["timeout", "timeoutMs", "context"])? else {
+    let Some(given) = options(native, given)? else {
         return Ok(parsed);
     };
     if let Some(timeout) = given.get("timeout").or(given.get("timeoutMs")) {

@@ -62,7 +62,7 @@ fn strategy(native: Native, options: Option<&Object>, known: &[&'static str]) ->
 pub(super) fn consensus(args: &[Val]) -> Raised<Val> {
     let native = Native::Consensus;
     let items = array_arg(native, args, 0)?;
-    let options = options(native, args.get(1), &["strategy"])?;
+    let options = options(native, args.get(1))?;
     let lowest = strategy(native, options, &["max", "min"])? == "min";
     let mut best: Option<&Val> = None;
     for item in items.items() {
@@ -81,7 +81,7 @@ pub(super) fn consensus(args: &[Val]) -> Raised<Val> {
 pub(crate) fn aggregate(args: &[Val]) -> Raised<(Val, f64, Option<Val>)> {
     let native = Native::Aggregate;
     let items = array_arg(native, args, 0)?;
-    let options = options(native, args.get(1), &["strategy", "combine"])?;
+    let options = options(native, args.get(1))?;
     let strategy = strategy(native, options, &["average", "min", "max", "product"])?;
     let combine = match options.and_then(|o| o.get("combine")) {
         None | Some(Val::Null) => None,

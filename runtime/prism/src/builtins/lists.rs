@@ -2,7 +2,7 @@
 
 use super::Native;
 use crate::diagnostic::{Raise, Raised};
-use crate::value::{Array, Body, Object, Val, printed, strict_equal, text};
+use crate::value::{Array, Body, Val, printed, strict_equal, text};
 use crate::vm::{array_arg, bad_argument, grouped, sorted};
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -69,21 +69,16 @@ pub(super) fn ordered(native: Native, args: &[Val]) -> Raised<Val> {
             let ascending = args[1].truthy();
             let items = array_arg(native, args, 2)?;
 
-            let by_key = |a: &Val, b: &Val| match (a.plain(), b.plain()) {
-                (Val::Obj(a), Val::Obj(b)) => {
-                    let part = |o: &Object| o.get(key).map_or(Val::Null, |v| v.plain().clone());
-                    order(&part(a), &part(b))
-                }
+            let keys = items.items().iter().map(|item| match item.plain() {
+                Val::Obj(object) => object.get(key).map_or(&Val::Null, Val::plain),
                 // Other elements are their own keys.
-                (a, b) => order(a, b),
-            };
-            let sorted =
-                sorted(items.items().to_vec(), |a, b| if ascending { by_key(a, b) } else { by_key(b, a) });
-            Ok(Val::array(sorted)?.sure(0.95))
+                other => other,
+            });
+            Ok(sorted_by(items.items(), keys, ascending)?.sure(0.95))
         }
         Native::Sort => {
-            let items = array_arg(native, args, 0)?.items().to_vec();
-            Val::array(sorted(items, |a, b| order(a.plain(), b.plain())))
+            let items = array_arg(native, args, 0)?;
+            sorted_by(items.items(), items.items().iter().map(Val::plain), true)
         }
         Native::GroupBy => {
             if !args[0].callable() && args[0].plain().as_str().is_none() {
@@ -104,12 +99,42 @@ pub(super) fn ordered(native: Native, args: &[Val]) -> Raised<Val> {
     }
 }
 
-/// Numbers by size, everything else by its text as a reader would sort it.
-fn order(a: &Val, b: &Val) -> Ordering {
-    match (a, b) {
-        (Val::Num(x), Val::Num(y)) => x.partial_cmp(y).unwrap_or(Ordering::Equal),
-        _ => alphabetical(&text(a), &text(b)),
-    }
+/// Bytes of the texts that may be sorted by: what they are compared by takes several times as much.
+const MAX_SORTED: usize = 32 << 20;
+
+/// Stable; numbers by size, everything else by its text as a reader would sort it.
+fn sorted_by<'a>(items: &[Val], keys: impl Iterator<Item = &'a Val> + Clone, ascending: bool) -> Raised<Val> {
+    let number = |key: &Val| if let Val::Num(x) = key { Some(*x) } else { None };
+    let by_number = |a: Option<f64>, b: Option<f64>| a.partial_cmp(&b).unwrap_or(Ordering::Equal);
+    let places = if keys.clone().all(|key| number(key).is_some()) {
+        let keys: Vec<Option<f64>> = keys.map(number).collect();
+        places(keys.len(), ascending, |a, b| by_number(keys[a], keys[b]))
+    } else {
+        let mut size = 0;
+        let mut read = Vec::with_capacity(items.len());
+        for key in keys {
+            let text = text(key);
+            size += text.len();
+            if size > MAX_SORTED {
+                return Err(Raise::new("limit_memory", "the texts to sort by are too large"));
+            }
+            read.push((number(key), Reading::of(text)));
+        }
+        places(read.len(), ascending, |a, b| match (&read[a], &read[b]) {
+            ((Some(x), _), (Some(y), _)) => by_number(Some(*x), Some(*y)),
+            ((_, a), (_, b)) => a.cmp(b),
+        })
+    };
+    Val::array(places.into_iter().map(|place| items[place].clone()).collect())
+}
+
+/// Where each element of the sorted array comes from.
+fn places(len: usize, ascending: bool, order: impl Fn(usize, usize) -> Ordering) -> Vec<usize> {
+    let place = |v: &Val| if let Val::Num(x) = v { *x as usize } else { unreachable!("they are places") };
+    let places = (0..len).map(|place| Val::Num(place as f64)).collect();
+    let order = |a: &Val, b: &Val| order(place(a), place(b));
+    let sorted = sorted(places, |a, b| if ascending { order(a, b) } else { order(b, a) });
+    sorted.iter().map(place).collect()
 }
 
 /// Latin letters with marks, in small, and the plain letters that they are sorted with.
@@ -138,23 +163,33 @@ const MARKED: [(&str, &str); 22] = [
     ("z", "źżž"),
 ];
 
-/// Punctuation before digits before letters. Marks decide only between texts that are equal without them, and case
-/// between those that are equal but for it, small letters first.
-fn alphabetical(a: &str, b: &str) -> Ordering {
-    let small = |s| str::chars(s).flat_map(char::to_lowercase);
-    let rank = |c: char| match c {
-        c if c.is_alphabetic() => 2,
-        c if c.is_numeric() => 1,
-        _ => 0,
-    };
-    let bare = |c: char| {
-        let found = MARKED.iter().find(|(_, marked)| !c.is_ascii() && marked.contains(c));
-        let (one, plain) = found.map_or((Some(c), ""), |(plain, _)| (None, *plain));
-        one.into_iter().chain(plain.chars()).map(|c| (rank(c), c))
-    };
-    let letters = |s| small(s).flat_map(bare);
-    let case = |s| str::chars(s).map(char::is_uppercase);
-    letters(a).cmp(letters(b)).then_with(|| small(a).cmp(small(b))).then_with(|| case(a).cmp(case(b)))
+/// What a text is compared by: punctuation before digits before letters. Marks decide only between texts that are
+/// equal without them, and case between those that are equal but for it, small letters first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Reading {
+    /// Rank and letter, without marks.
+    letters: Vec<(u8, char)>,
+    small: String,
+    large: Vec<bool>,
+}
+
+impl Reading {
+    fn of(text: String) -> Self {
+        let rank = |c: char| match c {
+            c if c.is_alphabetic() => 2,
+            c if c.is_numeric() => 1,
+            _ => 0,
+        };
+        let bare = |c: char| {
+            let found = MARKED.iter().find(|(_, marked)| !c.is_ascii() && marked.contains(c));
+            let (one, plain) = found.map_or((Some(c), ""), |(plain, _)| (None, *plain));
+            one.into_iter().chain(plain.chars()).map(move |c| (rank(c), c))
+        };
+        let small = text.to_lowercase();
+        // Without upper case there is nothing to tell apart by it.
+        let large = if small == text { Vec::new() } else { text.chars().map(char::is_uppercase).collect() };
+        Self { letters: small.chars().flat_map(bare).collect(), small, large }
+    }
 }
 
 pub(super) fn array_method(native: Native, args: &[Val]) -> Raised<Val> {

@@ -81,7 +81,7 @@ fn heaviest(camps: &[Vec<usize>], weight: impl Fn(usize) -> f64) -> Option<(&Vec
 pub(super) fn majority(args: &[Val]) -> Raised<Val> {
     let native = Native::MajorityVote;
     let votes = votes(native, args)?;
-    let options = options(native, args.get(1), &["weighted", "key"])?;
+    let options = options(native, args.get(1))?;
     let option = |name: &str| options.and_then(|options| options.get(name)).map(Val::plain);
     let weighted = match option("weighted") {
         None | Some(Val::Null) => true,

@@ -3,6 +3,7 @@
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, File, Kind, Span};
 use crate::walk::{Node, children};
+use std::collections::HashMap;
 
 type Report<'r> = &'r mut dyn FnMut(Diagnostic);
 
@@ -57,7 +58,7 @@ fn leaves(stmt: &Stmt) -> bool {
 
 fn arms(m: &Match, report: Report<'_>, files: &[File]) {
     let mut all: Option<Span> = None;
-    let mut literals: Vec<(&Literal, Span)> = Vec::new();
+    let mut literals: HashMap<String, Span> = HashMap::new();
     for arm in &m.arms {
         let span = arm.pattern.span;
         if let Some(before) = all {
@@ -72,14 +73,16 @@ fn arms(m: &Match, report: Report<'_>, files: &[File]) {
         match &arm.pattern.kind {
             MatchKind::Any | MatchKind::Bind(_) if !conditional => all = Some(span),
             MatchKind::Value(literal) => {
-                if let Some((_, before)) = literals.iter().find(|(l, _)| *l == literal) {
+                // As it prints: numbers are no keys.
+                let key = format!("{literal:?}");
+                if let Some(before) = literals.get(&key) {
                     report(warning("this arm is never reached", span, files).related(
                         *before,
                         "this one takes the same value",
                         files,
                     ));
                 } else if !conditional {
-                    literals.push((literal, span));
+                    literals.insert(key, span);
                 }
             }
             _ => {}

@@ -3,7 +3,7 @@
 use super::Checker;
 use crate::Profile;
 use crate::ast::*;
-use crate::builtins::agents::MEMBERS;
+use crate::builtins::agents::{MEMBERS, RESULT_MEMBERS};
 use crate::builtins::{Native, Owner};
 use crate::compile::VarId;
 use crate::diagnostic::closest;
@@ -18,6 +18,21 @@ pub(super) enum Shape {
     Agents,
     /// One of them.
     Agent,
+    /// `agentResults` and `successfulResults`.
+    Results,
+    /// One of them.
+    Result,
+}
+
+impl Shape {
+    /// Of what an array of this is made, where that is certain.
+    pub(super) fn each(self) -> Option<Shape> {
+        match self {
+            Shape::Agents => Some(Shape::Agent),
+            Shape::Results => Some(Shape::Result),
+            _ => None,
+        }
+    }
 }
 
 /// Variables that are looked through, one after the other.
@@ -41,8 +56,7 @@ impl<'a> Checker<'a> {
                 let var = self.var(ident)?;
                 match self.plain.get(&var) {
                     Some(init) => self.shape_within(init, left),
-                    None if self.is_agents(ident) => Some(Shape::Agents),
-                    None => self.shapes.get(&var).copied(),
+                    None => self.host_list(ident).or_else(|| self.shapes.get(&var).copied()),
                 }
             }
             ExprKind::Access(head, steps) => {
@@ -53,12 +67,17 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The host's list of agents.
-    fn is_agents(&self, ident: &Ident) -> bool {
+    /// The host's lists.
+    fn host_list(&self, ident: &Ident) -> Option<Shape> {
         let name = self.names.text(ident.name);
-        self.is_free(ident)
-            && matches!(&**name, "agents" | "agentList")
-            && !self.checks.known.iter().any(|known| **known == **name)
+        if !self.is_free(ident) || self.checks.known.iter().any(|known| **known == **name) {
+            return None;
+        }
+        match &**name {
+            "agents" | "agentList" => Some(Shape::Agents),
+            "agentResults" | "successfulResults" => Some(Shape::Results),
+            _ => None,
+        }
     }
 
     /// Looks at each member that is taken from something of a certain kind.
@@ -73,36 +92,37 @@ impl<'a> Checker<'a> {
                 && let Some(Access { kind: AccessKind::Member(_, name), .. }) =
                     at.checked_sub(1).map(|i| &steps[i])
             {
-                self.each_agent(of, name, args);
+                self.each(of, name, args);
             }
             shape = after(of, steps, at);
         }
     }
 
-    /// The parameter of a callback over agents is an agent.
-    fn each_agent(&mut self, of: Shape, method: &str, args: &'a [Item]) {
+    /// The parameter of a callback over agents is an agent, as over results.
+    fn each(&mut self, of: Shape, method: &str, args: &'a [Item]) {
         let walks = matches!(method, "map" | "filter" | "find" | "some" | "every" | "forEach");
-        if let (Shape::Agents, true, Some(Item::Expr(Expr { kind: ExprKind::Lambda(f), .. }))) =
-            (of, walks, args.first())
+        if let (Some(each), true, Some(Item::Expr(Expr { kind: ExprKind::Lambda(f), .. }))) =
+            (of.each(), walks, args.first())
             && let Some(Target::Name(ident)) = f.params.first()
             && let Some(var) = self.var(ident).filter(|var: &VarId| self.settled(*var))
         {
-            self.shapes.insert(var, Shape::Agent);
+            self.shapes.insert(var, each);
         }
     }
 
     fn member(&mut self, of: Shape, op: MemberOp, name: &str, step: &Access, next: Option<&Access>) {
         let profile = self.options.profile;
         let (what, known): (&str, Vec<&str>) = match of {
-            Shape::Array | Shape::Agents => ("arrays have", methods(Owner::Array, profile)),
+            Shape::Array | Shape::Agents | Shape::Results => ("arrays have", methods(Owner::Array, profile)),
             Shape::Text => ("strings have", methods(Owner::String, profile)),
             Shape::Agent => ("an agent has", MEMBERS.to_vec()),
+            Shape::Result => ("a result has", RESULT_MEMBERS.to_vec()),
             // `?.` gives null.
             Shape::Number | Shape::Boolean if op != MemberOp::Optional => {
                 let kind = if of == Shape::Number { "a number" } else { "a boolean" };
                 let message = format!("cannot read `{name}` of {kind}");
                 let error = self.error("property_on_invalid", message, step.span);
-                return self.found.push(error);
+                return self.tell(error);
             }
             Shape::Number | Shape::Boolean => return,
         };
@@ -113,14 +133,15 @@ impl<'a> Checker<'a> {
         let called = next.is_some_and(|next| matches!(next.kind, AccessKind::Call(_)));
         let mut error = self.error("missing_property", format!("{what} no `{name}`"), step.span).hint(hint);
         // What would not be there gives null: a slip, but no error unless it is called.
-        let null = op != MemberOp::Dot || of == Shape::Agent && profile == Profile::Pattern;
+        let null =
+            op != MemberOp::Dot || matches!(of, Shape::Agent | Shape::Result) && profile == Profile::Pattern;
         if null && !called {
             if error.hint.is_none() {
                 return;
             }
             error = error.warning();
         }
-        self.found.push(error);
+        self.tell(error);
     }
 }
 
@@ -131,12 +152,14 @@ fn methods(owner: Owner, profile: Profile) -> Vec<&'static str> {
 /// What a step makes of it.
 fn after(shape: Shape, steps: &[Access], at: usize) -> Option<Shape> {
     match &steps[at].kind {
-        AccessKind::Index(_) => (shape == Shape::Agents).then_some(Shape::Agent),
+        AccessKind::Index(_) => shape.each(),
         // A method, until it is called.
         AccessKind::Member(MemberOp::Dot, name) => match steps.get(at + 1).map(|step| &step.kind) {
             Some(AccessKind::Call(_)) => Some(shape),
             _ => match (shape, &**name) {
-                (Shape::Array | Shape::Agents | Shape::Text, "length") => Some(Shape::Number),
+                (Shape::Array | Shape::Agents | Shape::Results | Shape::Text, "length") => {
+                    Some(Shape::Number)
+                }
                 (Shape::Agent, "id" | "name") => Some(Shape::Text),
                 (Shape::Agent, "capabilities") => Some(Shape::Array),
                 (Shape::Agent, "expertise") => Some(Shape::Number),
@@ -150,16 +173,15 @@ fn after(shape: Shape, steps: &[Access], at: usize) -> Option<Shape> {
                 return None;
             };
             match (shape, &**method) {
-                (Shape::Agents, "filter" | "slice" | "sort") => Some(Shape::Agents),
-                (Shape::Agents, "map" | "push" | "concat") => Some(Shape::Array),
+                (Shape::Agents | Shape::Results, "filter" | "slice" | "sort") => Some(shape),
+                (Shape::Agents | Shape::Results, "map" | "push" | "concat") => Some(Shape::Array),
                 (Shape::Array, "map" | "filter" | "slice" | "sort" | "push" | "concat") => Some(Shape::Array),
                 (Shape::Array, "join") | (Shape::Text, "trim" | "toLowerCase" | "toUpperCase") => {
                     Some(Shape::Text)
                 }
                 (Shape::Text, "split") => Some(Shape::Array),
-                (Shape::Array | Shape::Agents, "includes" | "some" | "every") | (Shape::Text, "includes") => {
-                    Some(Shape::Boolean)
-                }
+                (Shape::Array | Shape::Agents | Shape::Results, "includes" | "some" | "every")
+                | (Shape::Text, "includes") => Some(Shape::Boolean),
                 (Shape::Array, "indexOf") => Some(Shape::Number),
                 _ => None,
             }

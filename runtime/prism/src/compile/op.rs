@@ -4,6 +4,7 @@
 //! there; that is what makes a run resumable at any point.
 
 use crate::ast::{BinOp, UnOp};
+use crate::diagnostic::Span;
 use crate::value::{FnInfo, Shape, Val};
 use std::sync::Arc;
 
@@ -227,6 +228,8 @@ pub(crate) struct ErrorText {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+    /// Where it is raised, if that is ever reached.
+    pub(crate) span: Span,
 }
 
 /// Where a variable at the top of a file begins.

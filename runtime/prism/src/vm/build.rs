@@ -72,9 +72,10 @@ impl Vm {
             let message = "an array with a confidence cannot be spread into arguments";
             return Err(Raise::new("spread_type", message).into());
         }
-        let items = self.spreadable(src)?.items().to_vec();
-        self.spend(items.len() / 8)?;
-        Ok(self.extend_at(arr, items)?)
+        let source = self.spreadable(src)?;
+        self.charge(16 * source.items().len() as u64)?;
+        self.spend(source.items().len() / 8)?;
+        Ok(self.extend_at(arr, source.items().to_vec())?)
     }
 
     pub(super) fn append_at(&mut self, dst: usize, first: usize, n: usize) -> Ran<()> {

@@ -336,17 +336,21 @@ impl Vm {
                         work += arg.plain().as_items().map_or(0, <[Val]>::len);
                     }
                 }
-                let mut parts = 0;
-                match native {
-                    Native::Sort | Native::SortByOf => work *= 1 + work.max(1).ilog2() as usize,
-                    // Many small texts are larger than the one that they come from.
-                    Native::Split => parts = builtins::lists::parts(args),
-                    _ => {}
-                }
-                self.spend(work / 8 + parts)?;
-                self.charge(parts as u64 * 64)?;
+                // What is about to be made, where that may be much more than what it is made of: counted before it is.
+                let (steps, bytes) = match native {
+                    Native::Sort | Native::SortByOf => (work * (1 + work.max(1).ilog2() as usize), 0),
+                    Native::Split => {
+                        let parts = builtins::lists::parts(args);
+                        (work / 8 + parts, parts * 64)
+                    }
+                    Native::Concat => (work / 8, work * 16),
+                    Native::GroupByOf => (work / 8, work * super::GROUPED as usize),
+                    _ => (work / 8, 0),
+                };
+                self.spend(steps)?;
+                self.charge(bytes as u64)?;
                 let value = builtins::pure(native, &self.fiber.stack[at..at + n])?;
-                self.charge(value.bytes())?;
+                self.charge(value.bytes().saturating_sub(bytes as u64))?;
                 self.spend(value.as_items().map_or(0, <[Val]>::len) / 8)?;
                 value
             }

@@ -2,6 +2,7 @@
 //! what is really reachable is measured, and cells that nothing refers to are freed.
 
 use super::Vm;
+use super::run::interrupted;
 use crate::diagnostic::{Raise, Raised};
 use crate::value::{Body, Promise, Val};
 use std::collections::HashSet;
@@ -16,7 +17,7 @@ impl Vm {
     #[cold]
     pub(super) fn refuel(&mut self) -> Raised<()> {
         if self.interrupt.load(Ordering::Relaxed) {
-            return Err(Raise::new("interrupted", "the run was interrupted"));
+            return Err(interrupted());
         }
         if self.allocated > self.next_collect {
             self.collect()?;
@@ -34,6 +35,9 @@ impl Vm {
     /// Counts work that is done without passing through the machine's loop.
     pub(crate) fn spend(&mut self, steps: usize) -> Raised<()> {
         let steps = steps as u64;
+        if steps > QUANTUM && self.interrupt.load(Ordering::Relaxed) {
+            return Err(interrupted());
+        }
         let have = u64::from(self.fuel);
         if steps <= have {
             self.fuel -= steps as u32;

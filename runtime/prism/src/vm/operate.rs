@@ -130,10 +130,12 @@ impl Vm {
             self.fiber.stack[at].check_weight()?;
         }
         let mut out = String::new();
-        for part in &self.fiber.stack[first..first + n] {
-            display(&mut out, part);
+        self.charge(40)?;
+        for at in first..first + n {
+            let before = out.len();
+            display(&mut out, &self.fiber.stack[at]);
+            self.charge((out.len() - before) as u64)?;
         }
-        self.charge(40 + out.len() as u64)?;
         self.spend(out.len() / 64)?;
         self.fiber.stack[dst] = Val::str(out);
         Ok(())

@@ -442,8 +442,7 @@ fn is_deferred(value: &Val) -> bool {
 
 fn parallel_options(native: Native, options: &Val, calls: usize) -> Raised<(Mode, usize)> {
     let bad = |message: String| Raise::new("bad_argument", message);
-    let Some(options) = crate::builtins::options(native, Some(options), &["mode", "n", "maxConcurrency"])?
-    else {
+    let Some(options) = crate::builtins::options(native, Some(options))? else {
         return Ok((Mode::All, usize::MAX));
     };
     let number = |name: &str| match options.get(name).map(Val::plain) {

@@ -173,6 +173,10 @@ impl Run {
         while !matches!(self.state, State::Over(_)) && self.vm.schedule() {
             let step = match self.state {
                 State::Finishing => match self.vm.finish() {
+                    // It came while a built-in function was at work.
+                    Ok(Some(_)) if self.vm.interrupt.load(Ordering::Relaxed) => {
+                        Step::Failed(self.vm.fault(&interrupted()))
+                    }
                     Ok(Some(value)) => Step::Done(value),
                     Ok(None) => continue,
                     Err(trap) => match self.vm.trapped(trap) {
@@ -203,7 +207,7 @@ impl Run {
     }
 }
 
-fn interrupted() -> Box<Raise> {
+pub(super) fn interrupted() -> Box<Raise> {
     Raise::new("interrupted", "the run was interrupted")
 }
 

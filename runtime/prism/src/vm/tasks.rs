@@ -3,7 +3,7 @@
 
 mod order;
 
-pub(crate) use order::{grouped, sorted};
+pub(crate) use order::{GROUPED, grouped, sorted};
 
 use super::fibers::{FiberId, News};
 use super::parallel::Parallel;
@@ -290,6 +290,10 @@ impl Task {
                 if let Some(value) = &self.value {
                     let key = vm.settled(value)?;
                     key.check_weight()?;
+                    // Measuring looks at what is in the groups, and not at them.
+                    if *next as u64 * GROUPED > vm.limits.memory {
+                        return Err(vm.out_of_memory().into());
+                    }
                     groups.add(&key, items.items()[*next - 1].clone());
                     self.value = None;
                 }

@@ -86,6 +86,10 @@ fn memory_is_bounded() {
         assert!(matches!(fault.code, "limit_memory" | "limit_depth" | "limit_steps"), "{source}: {fault}");
     }
     fails("s = \"x\"\nwhile true { s = s + s }", small(), "limit_memory");
+    // Counted before it is made, or with what it is made of.
+    let limits = Limits { memory: 2 << 20, ..Limits::default() };
+    fails("groupBy(x => x)(range(60000))\nnull", limits, "limit_memory");
+    fails("a = range(20000)\na.concat(a, a, a, a, a, a, a, a).length", limits, "limit_memory");
     // Garbage is not counted.
     let limits = Limits { memory: 1 << 20, steps: 10_000_000, ..Limits::default() };
     let step = run_with("n = 0\nwhile n < 200000 { n += 1\nx = [n, {a: \"t\" + n}] }\nn", limits);

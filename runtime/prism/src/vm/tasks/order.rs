@@ -5,6 +5,9 @@ use crate::value::{Object, Val, text};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Bytes for each element that is grouped, when all keys differ.
+pub(crate) const GROUPED: u64 = 160;
+
 #[derive(Default)]
 pub(super) struct Groups {
     pub(super) order: Vec<(Arc<str>, Vec<Val>)>,
