@@ -275,6 +275,9 @@ pub(crate) fn foreign(name: &str) -> Option<&'static str> {
         "not" => "write `!condition`",
         "and" => "write `&&`",
         "or" => "write `||`",
+        _ if name.strip_prefix('e').is_some_and(|n| n.parse::<u16>().is_ok()) => {
+            "a number has no exponent: write its digits"
+        }
         _ => return None,
     })
 }

@@ -147,7 +147,12 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, sign: Sign, after: &str) -> Parsed<()> {
-        if self.eat(sign) { Ok(()) } else { self.expected(&format!("`{}` {after}", sign.text())) }
+        if self.eat(sign) {
+            return Ok(());
+        }
+        let hint =
+            (sign == Sign::RParen && self.is(Sign::Set)).then_some("`==` compares; `=` is a statement");
+        self.expected_with(&format!("`{}` {after}", sign.text()), hint)
     }
 
     fn expect_word(&mut self, word: Word, after: &str) -> Parsed<()> {

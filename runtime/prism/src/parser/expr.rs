@@ -246,18 +246,45 @@ impl Parser<'_> {
             Tok::Sign(Sign::LBrace) => return self.object(),
             Tok::Word(word) => {
                 let message = format!("expected an expression, found the keyword `{}`", word.text());
-                return self.fail(start, message, None);
+                let hint = matches!(word, Word::Function | Word::Fn)
+                    .then_some("a function without a name is written `x => …` or `(x, y) => { … }`");
+                return self.fail(start, message, hint);
             }
-            Tok::Sign(Sign::Add) => {
-                return self.expected_with("an expression", Some("there is no unary `+` and no `++`"));
+            _ => {
+                let hint = self.slip();
+                return self.expected_with("an expression", hint);
             }
-            _ => return self.expected("an expression"),
         };
         // Arrays and the like have consumed their tokens, single tokens not yet.
         if !matches!(kind, ExprKind::Array(_)) {
             self.bump();
         }
         Ok(Expr { kind, span: self.since(start) })
+    }
+
+    /// What was probably meant where an expression is missing.
+    fn slip(&self) -> Option<&'static str> {
+        let before = |back: usize| self.at.checked_sub(back).map(|at| self.tok(at));
+        let attached = |back| before(back) == Some(&Tok::Sign(Sign::Attach));
+        match self.peek() {
+            Tok::Sign(Sign::Add) if before(1) == Some(&Tok::Sign(Sign::Add)) => {
+                Some("there is no `++`: write `i += 1`")
+            }
+            Tok::Sign(Sign::Attach) if attached(2) => {
+                Some("a value has one confidence: put the inner `value ~> confidence` in parentheses")
+            }
+            Tok::Sign(_) if attached(1) => {
+                Some("`~>` takes a single value: put what is longer in parentheses")
+            }
+            Tok::Sign(_) if attached(2) => {
+                Some("`~>` binds more loosely than this operator: put its right side in parentheses")
+            }
+            Tok::Sign(Sign::Add) => Some("there is no unary `+` and no `++`"),
+            Tok::Sign(Sign::Dot) if matches!(self.peek_at(1), Tok::Num(_)) => {
+                Some("a number begins with a digit: 0.5")
+            }
+            _ => None,
+        }
     }
 
     fn template(&mut self) -> Parsed<Expr> {
