@@ -28,7 +28,7 @@ const PATTERN: &str = "/**
  * @name ticking
  * @version 1.0.0
  */
-for i in range(15000) { sleep(5) }
+for i in range(15000) { await sleep(5) }
 1 ~> 0.5
 ";
 

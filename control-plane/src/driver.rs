@@ -55,6 +55,10 @@ const LLM: &str = "llm";
 const NEWS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(20));
 /// For how long a call waits that was turned away for load, when it is not said: up to twice as long.
 const BUSY: Duration = Duration::from_millis(50);
+/// How often a run is looked at that somebody else may have ended.
+const LOOK: Duration = Duration::from_secs(5);
+/// Between two looks whether a write has been told of.
+const TELLING: Duration = Duration::from_millis(1);
 /// The code of a run that took too long.
 pub(crate) const TIMEOUT: &str = "timeout";
 /// Between two attempts to write to a store that is away: the first pause, and the longest.
@@ -153,18 +157,24 @@ impl Driver {
     /// To the end of the run, once its turn has come; `None` when somebody else ends it, or the process stops.
     pub(crate) async fn run(mut self, turn: impl Future<Output = Turn>) -> Result<Option<Summary>> {
         let (mut watch, telling) = (self.watch.clone(), self.telling.clone());
-        let driven = {
+        let (runs, key) = (self.runs.clone(), self.key.clone());
+        let driven = 'driven: {
             let mut drive = pin!(self.drive(turn));
             tokio::select! {
                 biased;
-                driven = &mut drive => driven,
-                () = ended(&mut watch) => match telling.load(Relaxed) {
-                    // By what is being written here, and is yet to be counted and told.
-                    true => drive.await,
-                    // Its calls go with the driver, which their agents see.
-                    false => Ok(None),
-                },
+                driven = &mut drive => break 'driven driven,
+                () = ended(&runs, &key, &mut watch) => {}
             }
+            // By what is being written here, perhaps: that is counted and told first.
+            while telling.load(Relaxed) {
+                tokio::select! {
+                    biased;
+                    driven = &mut drive => break 'driven driven,
+                    () = tokio::time::sleep(TELLING) => {}
+                }
+            }
+            // Its calls go with the driver, which their agents see.
+            Ok(None)
         };
         self.interrupt.interrupt();
         if matches!(driven, Ok(Some(_))) || watch.borrow().is_final() {
@@ -316,15 +326,23 @@ impl Driver {
 
     /// Waits for an outcome that is wanted, and takes along those that are there already.
     async fn outcomes(&mut self) {
+        // What was abandoned has made room.
+        self.begin_held().await;
         while self.arrived.is_empty() {
             let arrival = self.arrival().await;
             let resolved = self.receive(arrival).await;
             self.arrived.extend(resolved);
+            self.begin_held().await;
         }
         while let Some(arrival) = self.arrival().now_or_never() {
             let resolved = self.receive(arrival).await;
             self.arrived.extend(resolved);
         }
+        self.begin_held().await;
+    }
+
+    /// Calls that waited until fewer were in flight.
+    async fn begin_held(&mut self) {
         while self.in_flight.len() < self.most_calls()
             && let Some(id) = self.held.pop_front()
         {
@@ -494,11 +512,20 @@ enum Source {
     Here(u64, Outcome),
 }
 
-/// Resolves when a run has ended.
-async fn ended(watch: &mut watch::Receiver<Status>) {
-    // Closed after the end only, or when nobody will ever say: then the journal does.
-    if watch.wait_for(|status| status.is_final()).await.is_err() {
-        std::future::pending::<()>().await;
+/// Resolves when a run has ended. Whoever ended it elsewhere is heard of by a hint, and hints may be lost.
+async fn ended(runs: &Runs, key: &RunKey, watch: &mut watch::Receiver<Status>) {
+    loop {
+        let heard = watch.wait_for(|status| status.is_final()).map(|told| told.is_ok());
+        match tokio::time::timeout(LOOK, heard).await {
+            Ok(true) => return,
+            // Nobody will ever say.
+            Ok(false) => tokio::time::sleep(LOOK).await,
+            Err(_) => {}
+        }
+        let tail = runs.context().store.tail(key, u64::MAX >> 1).await;
+        if matches!(tail, Ok(Some((summary, _))) if summary.status.is_final()) {
+            return;
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! of a run that another process drives goes through the store, and what it shows of it is read there.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, hash_map},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
@@ -20,7 +20,7 @@ use parallax_runtime::{
 };
 use parallax_telemetry::metrics::{ControlPlaneMetrics, RunStatus};
 use serde_json::Value as Json;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{Instrument, error, info, info_span, warn};
 
 mod follow;
@@ -98,7 +98,8 @@ struct Inner {
     /// This process's name as an owner of runs.
     owner: String,
     /// Those that are being driven here, or wait here for their turn.
-    active: watch::Sender<HashSet<RunKey>>,
+    /// By what their drivers are told to leave them.
+    active: watch::Sender<HashMap<RunKey, Arc<Notify>>>,
     turns: Turns,
     watches: Watches,
 }
@@ -170,7 +171,7 @@ impl Runs {
         });
         life.spawn("leave", async move {
             runs.context().life.stopping().await;
-            runs.0.active.subscribe().wait_for(HashSet::is_empty).await.ok();
+            runs.0.active.subscribe().wait_for(HashMap::is_empty).await.ok();
             if let Err(e) = runs.context().store.leave(&runs.0.owner).await {
                 warn!("the runs left here are not given away before their time: {e}");
             }
@@ -248,6 +249,23 @@ impl Runs {
         fresh: bool,
         script: &str,
         program: Program,
+        entries: Vec<Entry>,
+    ) -> Result<RunKey> {
+        let (runs, script) = (self.clone(), script.to_owned());
+        let (told, begun) = oneshot::channel();
+        // Whoever starts it may go away at any moment; what is begun here is driven here.
+        self.context().life.spawn("begin", async move {
+            told.send(runs.begun(key, fresh, &script, program, entries).await).ok();
+        });
+        begun.await.unwrap_or(Err(Error::Stopping))
+    }
+
+    async fn begun(
+        &self,
+        key: RunKey,
+        fresh: bool,
+        script: &str,
+        program: Program,
         mut entries: Vec<Entry>,
     ) -> Result<RunKey> {
         let turn = if key.depth() > 0 { Some(Turn::Free) } else { self.0.turns.ask(&key) };
@@ -284,7 +302,7 @@ impl Runs {
             Err(e) => {
                 // If it is there after all, it is ours to drive.
                 if matches!(e, StoreError::InDoubt { .. }) {
-                    self.resume_later(key);
+                    self.resume_in(AGAIN, key);
                 }
                 Err(e.into())
             }
@@ -298,14 +316,14 @@ impl Runs {
             && !matches!(e, Error::NoRun { .. })
         {
             error!(run = key.id, "a run cannot go on, trying again in {AGAIN:?}: {e}");
-            self.resume_later(key.clone());
+            self.resume_in(AGAIN, key.clone());
         }
     }
 
-    fn resume_later(&self, key: RunKey) {
+    fn resume_in(&self, pause: Duration, key: RunKey) {
         let runs = self.clone();
         self.context().life.spawn_until_stopped("resume", async move {
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(pause).await;
             // Boxed, as it may come back here.
             let resumed: BoxFuture<'_, ()> = runs.resume(&key).boxed();
             resumed.await;
@@ -336,14 +354,34 @@ impl Runs {
 
     fn drive(&self, run: Run, program: Program, turn: Turn, birth: Option<Birth>) {
         let key = run.summary.key.clone();
-        if !self.0.active.send_if_modified(|active| active.insert(key.clone())) {
+        let replaced = Arc::new(Notify::new());
+        let mut free = true;
+        self.0.active.send_modify(|active| match active.entry(key.clone()) {
+            hash_map::Entry::Vacant(place) => drop(place.insert(replaced.clone())),
+            // Another process had taken it over meanwhile, unheard by the driver here, and is gone: what that driver
+            // knows is old. It leaves, and the run is read again.
+            hash_map::Entry::Occupied(driver) => {
+                free = false;
+                driver.get().notify_one();
+            }
+        });
+        if !free {
             return;
         }
         let span = info_span!("run", run = key.id, pattern = run.summary.pattern, tenant = key.tenant);
         let runs = self.clone();
         let drive = async move {
             runs.context().metrics.runs_active.inc();
-            let driving = Driver::new(runs.clone(), run, program, birth).run(turn.come());
+            let mut again = false;
+            let driving = async {
+                tokio::select! {
+                    driven = Driver::new(runs.clone(), run, program, birth).run(turn.come()) => driven,
+                    () = replaced.notified() => {
+                        again = true;
+                        Ok(None)
+                    }
+                }
+            };
             match AssertUnwindSafe(driving).catch_unwind().await {
                 Ok(Ok(Some(summary))) => {
                     info!(status = %summary.status, calls = summary.calls, "run ended");
@@ -358,7 +396,7 @@ impl Runs {
                 }
                 Ok(Err(e)) => {
                     error!("a run cannot go on, trying again in {AGAIN:?}: {e}");
-                    runs.resume_later(key.clone());
+                    runs.resume_in(AGAIN, key.clone());
                 }
                 Err(_) => {
                     // Takes neither the run's callers nor the next owner along.
@@ -370,7 +408,11 @@ impl Runs {
                 }
             }
             runs.context().metrics.runs_active.dec();
-            runs.0.active.send_if_modified(|active| active.remove(&key));
+            runs.0.active.send_modify(|active| drop(active.remove(&key)));
+            // It may have been told as it ended of itself.
+            if again || replaced.notified().now_or_never().is_some() {
+                runs.resume_in(Duration::ZERO, key);
+            }
         };
         self.context().life.spawn("run", drive.instrument(span));
     }

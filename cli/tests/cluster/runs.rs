@@ -326,3 +326,22 @@ async fn calls_that_are_turned_away_for_load_wait_for_their_turn() {
     assert_eq!(ran["result"], json!(vec![0; 10]), "{ran}");
     world.stop().await;
 }
+
+/// What is abandoned makes room, although nothing comes back from it.
+#[tokio::test]
+async fn a_call_that_waits_for_room_is_begun_when_others_are_abandoned() {
+    let script = "let of = id => agents.find(a => a.id == id)\n\
+                  parallel([\n\
+                  () => race([of(\"loser\").analyze(\"t\", {}), executePattern(\"quick\", {})]),\n\
+                  () => of(\"next\").analyze(\"t\", {})\n\
+                  ])";
+    let world =
+        World::start_with_patterns(&[("narrow", "@minAgents 2", script), ("quick", "", "\"q\" ~> 0.7")])
+            .await;
+    let loser = hanging(&world, "loser").await;
+    world.agent(says("next", "n", 0.9).0).await;
+    let ran = soon(world.run_with("narrow", json!({}), json!({"maxParallel": 1}))).await;
+    assert_eq!(ran["status"], "completed", "{ran}");
+    drop(loser);
+    world.stop().await;
+}

@@ -6,11 +6,13 @@ use parallax_proto::dataplane::v1::{CallOutcome, call_outcome};
 use parallax_runtime::{
     confidence::Confidence,
     run::{Options, RunKey, Start},
+    store::StoreError,
     wire,
 };
 
+use super::STORE_AWAY;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     runs::{Request, Runs},
 };
 
@@ -42,11 +44,22 @@ pub(super) fn nested(
         if too_deep {
             return fail("nesting", format!("patterns are nested deeper than {MAX_NESTING}"));
         }
-        // Boxed, as a run may start a run.
-        let started: BoxFuture<'_, Result<RunKey>> = runs.start_as(key, request).boxed();
-        let run = match started.await {
-            Ok(key) => runs.wait(&key).await,
-            Err(e) => Err(e),
+        let run = loop {
+            // Boxed, as a run may start a run.
+            let started: BoxFuture<'_, Result<RunKey>> = runs.start_as(key.clone(), request.clone()).boxed();
+            let begun = match started.await {
+                Ok(key) => runs.wait(&key).await,
+                Err(e) => Err(e),
+            };
+            match begun {
+                // The process is stopping; the next one joins the nested run again.
+                Err(Error::Stopping) => std::future::pending().await,
+                // As the run waits itself. Begun again it is joined, if it is there after all.
+                Err(Error::Store(StoreError::Away(_) | StoreError::Closed | StoreError::InDoubt { .. })) => {
+                    tokio::time::sleep(STORE_AWAY.1).await;
+                }
+                done => break done,
+            }
         };
         match run {
             Err(e) => fail("pattern", e.to_string()),

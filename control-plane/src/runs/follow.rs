@@ -6,7 +6,10 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use parallax_runtime::run::{Entry, Run, RunKey, Summary};
+use parallax_runtime::{
+    error::{Code, Coded},
+    run::{Entry, Run, RunKey, Summary},
+};
 
 use super::Runs;
 use crate::{
@@ -82,9 +85,11 @@ impl Runs {
         let life = &self.context().life;
         loop {
             if look || life.is_stopping() {
-                let run = self.get(key).await?;
-                if run.summary.status.is_final() || life.is_stopping() {
-                    return Ok(run);
+                match self.get(key).await {
+                    Ok(run) if run.summary.status.is_final() || life.is_stopping() => return Ok(run),
+                    // It goes on when the store is back, and so does whoever waits for it.
+                    Err(e) if e.code() != Code::Unavailable || life.is_stopping() => return Err(e),
+                    _ => {}
                 }
             }
             look = true;

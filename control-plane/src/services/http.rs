@@ -112,7 +112,7 @@ pub fn router(api: Api) -> Router {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Health {
-    #[schema(pattern = "^(healthy|unhealthy)$")]
+    #[schema(pattern = "^(healthy|degraded|unhealthy)$")]
     status: &'static str,
     timestamp: Timestamp,
     version: &'static str,

@@ -110,6 +110,11 @@ pub(crate) enum BinOp {
 }
 
 impl BinOp {
+    /// Whether one side at least must have a confidence.
+    pub(crate) const fn is_sure(self) -> bool {
+        self as u8 >= BinOp::SureAdd as u8
+    }
+
     pub(crate) const fn text(self) -> &'static str {
         use BinOp::*;
         match self {

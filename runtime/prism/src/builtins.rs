@@ -282,6 +282,9 @@ pub(crate) fn foreign(name: &str) -> Option<&'static str> {
     })
 }
 
+/// When `parallel` is done.
+pub(crate) const MODES: [&str; 3] = ["all", "first", "quorum"];
+
 /// The options that a function takes, as an object behind its first argument; of `analyze` behind its data.
 pub(crate) fn option_names(native: Native) -> &'static [&'static str] {
     match native {

@@ -225,6 +225,30 @@ impl<'a> Checker<'a> {
     fn expression(&mut self, e: &'a Expr) {
         match &e.kind {
             ExprKind::Ident(ident) if self.is_free(ident) => self.unknown(ident, ""),
+            ExprKind::Binary(first, rest) => {
+                if let Some((op, second)) = rest.first()
+                    && op.is_sure()
+                    && self.surely_plain(first)
+                    && self.surely_plain(second)
+                {
+                    let raise = crate::vm::needs_confident(op.text());
+                    let error = self.error(raise.code, raise.message, e.span).hint(raise.hint);
+                    self.tell(error);
+                }
+            }
+            ExprKind::Pipe(_, stages) => {
+                for (op, stage) in stages {
+                    if *op != PipeOp::Filter && !takes_left(Node::Expr(stage)) {
+                        let hint = "`_` stands for it: `value |> f(_)`";
+                        let warning = self.error(
+                            "placeholder",
+                            "the left side of this pipeline is dropped",
+                            stage.span,
+                        );
+                        self.tell(warning.hint(Some(hint.into())).warning());
+                    }
+                }
+            }
             ExprKind::Access(head, steps) => {
                 self.accesses(head, steps);
                 self.members(head, steps);
@@ -356,6 +380,15 @@ impl<'a> Checker<'a> {
                 let error = self.error(raise.code, raise.message, span).hint(raise.hint);
                 self.tell(error);
             }
+            if let (Native::Parallel, Pair::Set(key, Expr { kind: ExprKind::Str(mode), span, .. })) =
+                (native, pair)
+                && **key == *"mode"
+                && !builtins::MODES.contains(&&**mode)
+            {
+                let hint = format!("modes are {}", builtins::MODES.join(", "));
+                let error = self.error("bad_argument", format!("there is no mode `{mode}`"), *span);
+                self.tell(error.hint(Some(hint)));
+            }
         }
     }
 
@@ -410,6 +443,7 @@ impl<'a> Checker<'a> {
             | ExprKind::Lambda(_)
             | ExprKind::Unary(UnOp::Not | UnOp::Extract | UnOp::Typeof | UnOp::Neg, _) => true,
             ExprKind::Ternary(t) => !t.sure && self.surely_plain(&t.then) && self.surely_plain(&t.other),
+            ExprKind::Ident(ident) if self.host_list(ident).is_some() => true,
             ExprKind::Ident(ident) => {
                 self.var(ident).and_then(|v| self.plain.get(&v)).is_some_and(|init| match &init.kind {
                     // One step is enough, and cannot go in circles.
@@ -420,6 +454,13 @@ impl<'a> Checker<'a> {
             _ => false,
         }
     }
+}
+
+/// Whether a stage of a pipeline says where its left side goes.
+fn takes_left(node: Node<'_>) -> bool {
+    let mut found = matches!(node, Node::Expr(Expr { kind: ExprKind::Placeholder, .. }));
+    children(node, &mut |part| found |= takes_left(part));
+    found
 }
 
 /// What is being called, as far as it is known.

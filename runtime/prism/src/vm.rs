@@ -17,6 +17,7 @@ mod run;
 mod tasks;
 
 pub(crate) use calls::{array_arg, bad_argument, wrong_arity};
+pub(crate) use ops::needs_confident;
 pub(crate) use run::Thrown;
 pub use run::{AgentInfo, Host, Interrupt, Run, Step};
 pub(crate) use tasks::{GROUPED, grouped, sorted};

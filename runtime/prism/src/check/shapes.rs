@@ -68,7 +68,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The host's lists.
-    fn host_list(&self, ident: &Ident) -> Option<Shape> {
+    pub(super) fn host_list(&self, ident: &Ident) -> Option<Shape> {
         let name = self.names.text(ident.name);
         if !self.is_free(ident) || self.checks.known.iter().any(|known| **known == **name) {
             return None;

@@ -48,7 +48,7 @@ pub(super) fn binary(op: BinOp, a: &Val, b: &Val, rules: &Rules) -> Raised<Val> 
 }
 
 #[cold]
-pub(super) fn needs_confident(op: &str) -> Box<Raise> {
+pub(crate) fn needs_confident(op: &str) -> Box<Raise> {
     Raise::new("needs_confident", format!("`{op}` needs a value with a confidence on at least one side"))
         .hint("attach one with `value ~> 0.8`")
 }

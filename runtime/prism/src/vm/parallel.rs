@@ -465,9 +465,8 @@ fn parallel_options(native: Native, options: &Val, calls: usize) -> Raised<(Mode
                 Some(n) => Mode::Quorum(n),
             },
             other => {
-                return Err(
-                    bad(format!("there is no mode `{other}`")).hint("modes are all, first and quorum")
-                );
+                return Err(bad(format!("there is no mode `{other}`"))
+                    .hint(format!("modes are {}", crate::builtins::MODES.join(", "))));
             }
         },
         Some(other) => return Err(bad_argument(native, "`mode` as a string", other)),
