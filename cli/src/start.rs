@@ -111,7 +111,9 @@ impl Planes {
 
     /// Reads the certificates again, now and not when their time comes. Connections keep those they have.
     pub fn reload(&self) {
-        info!("certificates are read again");
+        info!(
+            "certificates are read again; what else has changed in the settings counts from the next start"
+        );
         self.reload.notify_waiters();
     }
 

@@ -204,8 +204,8 @@ impl Call {
             Ok(confidence) => self.end(CallOutcome::Answered, Verdict::Well, confidence),
             Err(failure) => {
                 tracing::debug!(parent: &self.span, "{failure}");
-                let hasty = matches!(failure, Failure::Deadline { .. })
-                    && self.entry.vitals.usually_slower_than(self.timeout);
+                let hasty =
+                    matches!(failure, Failure::Deadline { .. }) && self.entry.vitals.excuses(self.timeout);
                 let verdict = if hasty { Verdict::Silent } else { failure.verdict() };
                 self.end(failure.outcome(), verdict, None);
             }

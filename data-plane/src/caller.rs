@@ -51,10 +51,18 @@ pub(crate) struct Sent<'a> {
 
 /// A call that failed, and was settled.
 struct Failed {
-    entry: Arc<Entry>,
+    /// Two, if both a call and its hedge have.
+    asked: Vec<Arc<Entry>>,
     failure: Failure,
     /// Whether another agent is to be asked.
     again: bool,
+}
+
+impl Failed {
+    fn after(mut self, before: Self) -> Self {
+        self.asked.extend(before.asked);
+        self
+    }
 }
 
 impl Caller {
@@ -76,6 +84,9 @@ impl Caller {
                 Ok(begun) => begun,
                 Err(failure) => return Err(last.unwrap_or(failure)),
             };
+            if last.is_some() {
+                self.metrics.retries.inc();
+            }
             let began = call.started;
             let ended = match group.as_ref().and_then(|group| self.patience(ask, group)) {
                 Some(patience) => {
@@ -96,10 +107,9 @@ impl Caller {
                     return Ok((call, answering));
                 }
                 Err(Failed { failure, again: false, .. }) => return Err(failure),
-                Err(Failed { entry, failure, .. }) => {
+                Err(Failed { asked, failure, .. }) => {
                     debug!("another agent is asked: {failure}");
-                    self.metrics.retries.inc();
-                    tried.push(entry);
+                    tried.extend(asked);
                     last = Some(failure);
                 }
             }
@@ -136,9 +146,9 @@ impl Caller {
                 (failure, again)
             }
         };
-        let entry = call.entry.clone();
+        let asked = vec![call.entry.clone()];
         call.settle(Err(&failure));
-        Err(Failed { entry, failure, again })
+        Err(Failed { asked, failure, again })
     }
 
     /// Whether another agent is asked after a failure: it can do no harm, there is time, the request is still
@@ -206,14 +216,14 @@ impl Caller {
             biased;
             ended = &mut first => match ended {
                 Ok(answered) => Ok(answered),
-                Err(_) => second.await,
+                Err(failed) => second.await.map_err(|last| last.after(failed)),
             },
             ended = &mut second => match ended {
                 Ok(answered) => {
                     self.metrics.hedges_won.inc();
                     Ok(answered)
                 }
-                Err(_) => first.await,
+                Err(failed) => first.await.map_err(|last| last.after(failed)),
             },
         }
     }
@@ -254,7 +264,7 @@ impl Caller {
                 let passes = entry.vitals.has_room().then(|| entry.vitals.enter(ask.pattern, now).ok());
                 let passes = passes.flatten().ok_or_else(|| {
                     let who = || format!("agent {}", entry.who());
-                    self.refusal(std::slice::from_ref(entry), ask.pattern, now, who)
+                    self.refusal(std::slice::from_ref(entry), ask.pattern, now, tried, who)
                 })?;
                 Ok((Call::new(self.clone(), ask, entry.clone(), passes, now), None))
             }
@@ -266,7 +276,7 @@ impl Caller {
                 let (entry, passes) = self.enter(group, ask, tried, now).ok_or_else(|| {
                     let count = group.members.len();
                     let who = || format!("the {count} agents with the capability \"{capability}\"");
-                    self.refusal(&group.members, ask.pattern, now, who)
+                    self.refusal(&group.members, ask.pattern, now, tried, who)
                 })?;
                 let call = Call::new(self.clone(), ask, entry.clone(), passes, now);
                 Ok((call, (group.members.len() > 1).then(|| group.shared.clone())))
@@ -323,9 +333,13 @@ impl Caller {
         members: &[Arc<Entry>],
         pattern: &str,
         now: Instant,
+        tried: &[Arc<Entry>],
         who: impl Fn() -> String,
     ) -> Failure {
-        members.iter().for_each(|entry| entry.vitals.rejected());
+        // Where others have been asked the call is not refused.
+        if tried.is_empty() {
+            members.iter().for_each(|entry| entry.vitals.rejected());
+        }
         let (mut full, mut resting, mut ejected) = (None, None, None);
         let sooner = |known: &mut Option<Duration>, other| {
             *known = Some(known.map_or(other, |known| known.min(other)));

@@ -196,12 +196,12 @@ impl Config {
         let millis = Duration::from_millis;
         let rules = [
             ("breaker.ratio", within(f64::MIN_POSITIVE..=1.0, breaker.ratio), "is not above 0 and up to 1"),
-            ("breaker.window", breaker.window >= millis(5), "is below 5 ms"),
-            ("breaker.rest", breaker.rest.0 <= breaker.rest.1, "begins with more than the longest"),
+            ("breaker.window_ms", breaker.window >= millis(5), "is below 5 ms"),
+            ("breaker.first_rest_ms", breaker.rest.0 <= breaker.rest.1, "begins with more than the longest"),
             ("limits.tolerance", within(1.0..=f64::MAX, limits.tolerance), "is not 1 or more"),
             ("limits.most", limits.most >= limits.least, "is below limits.least"),
             (
-                "limits.interval",
+                "limits.interval_ms",
                 (millis(10)..=millis(1000)).contains(&limits.interval),
                 "is not 10 ms to 1 s",
             ),

@@ -25,7 +25,7 @@ pub enum Error {
     #[error("data plane: cannot start a worker: {0}")]
     Worker(io::Error),
     /// A setting that cannot be.
-    #[error("data plane: the setting {field} {problem}")]
+    #[error("the setting data_plane.{field} {problem}")]
     Config { field: &'static str, problem: &'static str },
 }
 

@@ -22,6 +22,10 @@ use crate::{
 
 /// Weight of the newest call in the moving average of latencies.
 const LATENCY_WEIGHT: f64 = 0.1;
+/// Missed deadlines of hasty callers that are excused between two answers.
+const EXCUSES: u32 = 20;
+/// No agent answers within this.
+const NO_TIME: Duration = Duration::from_millis(10);
 
 /// What callers are told that find no room, at least and at most: after what is usual for the agent.
 const ROOM_HINT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -44,6 +48,10 @@ pub(crate) struct Vitals {
     confidence: AtomicU64,
     /// Bits of an f64, microseconds; NaN before the first.
     latency: AtomicU64,
+    /// The same of answers alone.
+    answered: AtomicU64,
+    /// Missed deadlines that were excused since the last answer.
+    excused: AtomicU32,
     /// Until when it is ejected as slow (milliseconds since the epoch), and how often in a row it has been.
     slow_until: AtomicU64,
     slow_times: AtomicU32,
@@ -73,6 +81,8 @@ impl Vitals {
             failures: AtomicU64::new(0),
             confidence: AtomicU64::new(f64::NAN.to_bits()),
             latency: AtomicU64::new(f64::NAN.to_bits()),
+            answered: AtomicU64::new(f64::NAN.to_bits()),
+            excused: AtomicU32::new(0),
             slow_until: AtomicU64::new(0),
             slow_times: AtomicU32::new(0),
         }
@@ -222,7 +232,6 @@ impl Vitals {
             self.load.worth(0.0);
         }
         let micros = took.as_secs_f64() * 1e6;
-        let before = f64::from_bits(self.latency.load(Relaxed));
         // A call that was given up would have taken longer, and one that was turned away or failed took no time:
         // they never make the agent look faster, or one that fails at once would be the one to ask.
         let cut_short = outcome != CallOutcome::Answered;
@@ -230,12 +239,16 @@ impl Vitals {
             return;
         }
         self.load.observe(took, cut_short, now);
-        if cut_short && (before.is_nan() || micros < before) {
-            return;
+        if !cut_short {
+            average(&self.answered, micros);
+            if self.excused.load(Relaxed) > 0 {
+                self.excused.store(0, Relaxed);
+            }
         }
-        let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
-        // Two cores may overwrite each other: an average bears that.
-        self.latency.store(after.to_bits(), Relaxed);
+        let before = f64::from_bits(self.latency.load(Relaxed));
+        if !cut_short || micros >= before {
+            average(&self.latency, micros);
+        }
     }
 
     /// What the next call costs here: how long calls took in the mean, in microseconds, times those in flight,
@@ -247,10 +260,13 @@ impl Vitals {
         if latency.is_nan() { 0.0 } else { latency * (reported.max(self.in_flight() as f64) + 1.0) }
     }
 
-    /// Whether a deadline is shorter than the agent's answers usually take: missing it is no failure of the
-    /// agent's, or a caller in a hurry could have it ejected for everybody.
-    pub(crate) fn usually_slower_than(&self, deadline: Duration) -> bool {
-        f64::from_bits(self.latency.load(Relaxed)) > deadline.as_secs_f64() * 1e6
+    /// Whether a missed deadline is no failure of the agent's, or a caller in a hurry could have it ejected for
+    /// everybody: it was shorter than answers usually take, or than any does as long as none is known. Only so
+    /// often in a row, as an agent that hangs gives no answers either.
+    pub(crate) fn excuses(&self, deadline: Duration) -> bool {
+        let usual = f64::from_bits(self.answered.load(Relaxed));
+        let hasty = if usual.is_nan() { deadline < NO_TIME } else { usual > deadline.as_secs_f64() * 1e6 };
+        hasty && self.excused.fetch_add(1, Relaxed) < EXCUSES
     }
 
     /// The call was not sent.
@@ -356,6 +372,13 @@ pub(crate) struct View {
     pub(crate) unloaded_latency_ms: Option<f64>,
 }
 
+/// Into an average that forgets. Two cores may overwrite each other: it bears that.
+fn average(mean: &AtomicU64, micros: f64) {
+    let before = f64::from_bits(mean.load(Relaxed));
+    let after = if before.is_nan() { micros } else { before + LATENCY_WEIGHT * (micros - before) };
+    mean.store(after.to_bits(), Relaxed);
+}
+
 #[cfg(test)]
 mod tests {
     use parallax_telemetry::{Registry, metrics::DataPlaneMetrics};
@@ -373,14 +396,17 @@ mod tests {
             vitals.call_ended(ahead, &ended, Instant::now());
         };
         end(CallOutcome::DeadlineExceeded, hasty);
-        assert!(!vitals.usually_slower_than(hasty), "nothing is known of it yet");
+        assert!(vitals.excuses(hasty), "nobody answers so fast");
+        assert!(!vitals.excuses(patient), "nothing is known of it yet");
         end(CallOutcome::Answered, Duration::from_millis(100));
         (0..1000).for_each(|_| end(CallOutcome::DeadlineExceeded, hasty));
-        assert!(vitals.usually_slower_than(hasty));
-        // One that hangs looks slower with each deadline, and never slower than that.
+        assert!(vitals.excuses(hasty));
+        // One that hangs is not taken for one that is slow, however long it was waited for.
         (0..1000).for_each(|_| end(CallOutcome::DeadlineExceeded, patient));
-        assert!(vitals.usually_slower_than(Duration::from_millis(199)));
-        assert!(!vitals.usually_slower_than(patient + hasty));
+        assert!(!vitals.excuses(Duration::from_millis(101)));
+        assert!((0..1000).filter(|_| vitals.excuses(hasty)).count() < EXCUSES as usize, "without end");
+        end(CallOutcome::Answered, Duration::from_millis(100));
+        assert!(vitals.excuses(hasty));
         assert_eq!(vitals.in_flight(), 0);
     }
 }

@@ -106,5 +106,5 @@ async fn a_setting_that_cannot_be_is_named() {
     let config = Config { workers: 0, ..Config::default() };
     let tls = world.tls("default", Kind::DataPlane, "node");
     let bound = DataPlane::bind(config, tls, System::shared(), world.store.clone(), &Lifecycle::new()).await;
-    assert!(bound.unwrap_err().to_string().contains("setting workers is 0"));
+    assert!(bound.unwrap_err().to_string().contains("the setting data_plane.workers is 0"));
 }
