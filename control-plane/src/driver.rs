@@ -7,24 +7,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
 use parallax_prism::{
     Effect, EffectId, EffectKind, Fault, Interrupt, Outcome, Program, Run as Script, Step, Value,
 };
-use parallax_proto::dataplane::v1::{CallOutcome, call_outcome, failure::Cause};
 use parallax_runtime::{
     error::{Code, Coded},
-    run::{Entry, Event, Resolution, Run, RunKey, Start, Status, Summary},
+    run::{Entry, Event, Run, RunKey, Start, Status, Summary},
     store::StoreError,
-    wire,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -33,6 +27,7 @@ use tokio::{
 use tracing::{debug_span, warn};
 
 mod begin;
+mod outcomes;
 mod script;
 
 use crate::{
@@ -42,7 +37,7 @@ use crate::{
     runs::{Runs, Turn},
 };
 pub(crate) use script::host;
-use script::{confidence_of, describe, kind_name, outcome_of};
+use script::{confidence_of, describe};
 
 /// The longest that a run may take or sleep, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -50,20 +45,12 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 const NAMED: usize = 5;
 /// The capability of agents that stand for language models.
 const LLM: &str = "llm";
-/// A node hears of an agent a moment after the registry has it: for how long a call may wait for that, and how
-/// often it is tried.
-const NEWS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(20));
-/// For how long a call waits that was turned away for load, when it is not said: up to twice as long.
-const BUSY: Duration = Duration::from_millis(50);
 /// How often a run is looked at that somebody else may have ended.
 const LOOK: Duration = Duration::from_secs(5);
-/// Between two looks whether a write has been told of.
-const TELLING: Duration = Duration::from_millis(1);
 /// The code of a run that took too long.
 pub(crate) const TIMEOUT: &str = "timeout";
 /// Between two attempts to write to a store that is away: the first pause, and the longest.
 const STORE_AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
 /// A run is begun with its first effects, in one write, unless its script takes longer to come to them.
 const FIRST_STEP: Duration = Duration::from_millis(5);
 
@@ -116,7 +103,7 @@ pub(crate) struct Driver {
     abandoned: Vec<RunKey>,
     deadline: Instant,
     /// A write is under way whose outcome somebody is to hear of: the first, and the last.
-    telling: Arc<AtomicBool>,
+    telling: watch::Sender<bool>,
     /// Tells when somebody else ends the run.
     watch: watch::Receiver<Status>,
     interrupt: Interrupt,
@@ -148,7 +135,7 @@ impl Driver {
             put_off: FuturesUnordered::new(),
             abandoned: Vec::new(),
             watch: runs.watch(&run_key),
-            telling: Arc::new(AtomicBool::new(birth.is_some())),
+            telling: watch::Sender::new(birth.is_some()),
             birth,
             runs,
         }
@@ -156,25 +143,22 @@ impl Driver {
 
     /// To the end of the run, once its turn has come; `None` when somebody else ends it, or the process stops.
     pub(crate) async fn run(mut self, turn: impl Future<Output = Turn>) -> Result<Option<Summary>> {
-        let (mut watch, telling) = (self.watch.clone(), self.telling.clone());
+        let (mut watch, mut telling) = (self.watch.clone(), self.telling.subscribe());
         let (runs, key) = (self.runs.clone(), self.key.clone());
         let driven = 'driven: {
             let mut drive = pin!(self.drive(turn));
             tokio::select! {
                 biased;
                 driven = &mut drive => break 'driven driven,
-                () = ended(&runs, &key, &mut watch) => {}
+                () = runs.ended(&key, &mut watch, LOOK) => {}
             }
-            // By what is being written here, perhaps: that is counted and told first.
-            while telling.load(Relaxed) {
-                tokio::select! {
-                    biased;
-                    driven = &mut drive => break 'driven driven,
-                    () = tokio::time::sleep(TELLING) => {}
-                }
+            tokio::select! {
+                biased;
+                // By what is being written here, perhaps: that is counted and told first.
+                driven = &mut drive => driven,
+                // Its calls go with the driver, which their agents see.
+                _ = telling.wait_for(|telling| !telling) => Ok(None),
             }
-            // Its calls go with the driver, which their agents see.
-            Ok(None)
         };
         self.interrupt.interrupt();
         if matches!(driven, Ok(Some(_))) || watch.borrow().is_final() {
@@ -324,125 +308,9 @@ impl Driver {
         })
     }
 
-    /// Waits for an outcome that is wanted, and takes along those that are there already.
-    async fn outcomes(&mut self) {
-        // What was abandoned has made room.
-        self.begin_held().await;
-        while self.arrived.is_empty() {
-            let arrival = self.arrival().await;
-            let resolved = self.receive(arrival).await;
-            self.arrived.extend(resolved);
-            self.begin_held().await;
-        }
-        while let Some(arrival) = self.arrival().now_or_never() {
-            let resolved = self.receive(arrival).await;
-            self.arrived.extend(resolved);
-        }
-        self.begin_held().await;
-    }
-
-    /// Calls that waited until fewer were in flight.
-    async fn begin_held(&mut self) {
-        while self.in_flight.len() < self.most_calls()
-            && let Some(id) = self.held.pop_front()
-        {
-            self.begin(id).await;
-        }
-    }
-
-    async fn arrival(&mut self) -> Arrival {
-        tokio::select! {
-            outcome = self.session.next() => Arrival::Outcome(Source::Node(outcome)),
-            Some((id, outcome)) = self.others.next() => Arrival::Outcome(Source::Here(id, outcome)),
-            Some(id) = self.put_off.next() => Arrival::Again(id),
-        }
-    }
-
-    async fn receive(&mut self, arrival: Arrival) -> Option<(Entry, (EffectId, Outcome))> {
-        match arrival {
-            Arrival::Outcome(Source::Node(outcome)) => match self.again_in(&outcome) {
-                Some(pause) => {
-                    let id = outcome.call_id;
-                    self.in_flight.remove(&id);
-                    self.put_off.push(tokio::time::sleep(pause).map(move |()| id).boxed());
-                    None
-                }
-                None => self.resolve(Source::Node(outcome)),
-            },
-            Arrival::Outcome(outcome) => self.resolve(outcome),
-            Arrival::Again(id) => {
-                self.begin(id).await;
-                None
-            }
-        }
-    }
-
-    /// When to send a call again that asked nobody: its node does not know yet of an agent that is registered, or the
-    /// agent or the node has too much to do. Only while the call has time.
-    fn again_in(&self, outcome: &CallOutcome) -> Option<Duration> {
-        let Some(call_outcome::Outcome::Failure(failure)) = &outcome.outcome else { return None };
-        let wanted = self.wanted.get(&outcome.call_id)?;
-        let pause = match failure.cause() {
-            Cause::NoAgent => {
-                let registry = &self.runs.context().registry;
-                let registered = match &wanted.kind {
-                    EffectKind::Invoke { agent, .. } => registry.get(&self.key.tenant, agent).is_some(),
-                    _ => !registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty(),
-                };
-                (registered && wanted.begun.elapsed() < NEWS.0).then_some(NEWS.1)?
-            }
-            Cause::Busy => {
-                let asked = failure.retry_in.and_then(|d| Duration::try_from(d).ok()).unwrap_or(BUSY);
-                // Not all that were turned away together come again together.
-                asked + asked.mul_f64((self.runs.context().env.random() % 1024) as f64 / 1024.0)
-            }
-            _ => return None,
-        };
-        (Instant::now() + pause < wanted.due?).then_some(pause)
-    }
-
-    fn resolve(&mut self, source: Source) -> Option<(Entry, (EffectId, Outcome))> {
-        let at = self.now();
-        let (id, outcome, confidence, agent, called_at, duration) = match source {
-            Source::Node(call) => {
-                self.in_flight.remove(&call.call_id);
-                let called_at = call.started_at.and_then(wire::timestamp_from_wire);
-                let outcome = outcome_of(&self.start, &call);
-                let stated = match &call.outcome {
-                    Some(call_outcome::Outcome::Answer(answer)) => answer.confidence,
-                    _ => None,
-                };
-                (call.call_id, outcome, stated, Some(call.agent_id), called_at, Some(call.duration_us))
-            }
-            Source::Here(id, outcome) => (id, outcome, None, None, None, None),
-        };
-        let wanted = self.wanted.remove(&id)?;
-        // A node names whom it asked: nobody, when it knows of no such agent or the breaker is open.
-        let agent = match &wanted.kind {
-            EffectKind::Invoke { agent, .. } => Some(agent.clone()),
-            _ => agent.filter(|asked| !asked.is_empty()),
-        };
-        let ok = !matches!(outcome, Outcome::Failed { .. });
-        self.runs.context().metrics.run_effect(kind_name(&wanted.kind), if ok { "ok" } else { "failed" });
-        let duration_us = duration.unwrap_or_else(|| micros(wanted.begun.elapsed()));
-        let resolution = Resolution {
-            effect: id,
-            confidence,
-            outcome: serde_json::to_value(&outcome).expect("outcomes are plain data"),
-            ok,
-            agent,
-            started_at: called_at.unwrap_or(wanted.at),
-            duration_us,
-            queued_us: wanted.sent.map_or(0, |(first, _)| micros(first - wanted.begun)),
-            retried_us: wanted.sent.map_or(0, |(first, last)| micros(last - first)),
-        };
-        let entry = Entry { at, event: Event::Resolved(Box::new(resolution)) };
-        Some((entry, (EffectId(id), outcome)))
-    }
-
     async fn end(&mut self, mut entries: Vec<Entry>, end: Event) -> Result<Summary> {
         entries.push(Entry { at: self.now(), event: end });
-        self.telling.store(true, Relaxed);
+        self.telling.send_replace(true);
         self.append(entries).await?;
         Ok(self.summary.clone())
     }
@@ -458,7 +326,7 @@ impl Driver {
             // Who started it may have gone away.
             told.send(created).ok();
             self.summary = born.ok_or_else(|| Error::NoRun { id: self.key.id.clone() })?;
-            self.telling.store(self.summary.status.is_final(), Relaxed);
+            self.telling.send_replace(self.summary.status.is_final());
             return Ok(());
         }
         if entries.is_empty() {
@@ -499,36 +367,6 @@ impl Driver {
     }
 }
 
-/// Something came back.
-enum Arrival {
-    Outcome(Source),
-    /// A call that was put off is to be sent.
-    Again(u64),
-}
-
-/// Where an outcome is from.
-enum Source {
-    Node(CallOutcome),
-    Here(u64, Outcome),
-}
-
-/// Resolves when a run has ended. Whoever ended it elsewhere is heard of by a hint, and hints may be lost.
-async fn ended(runs: &Runs, key: &RunKey, watch: &mut watch::Receiver<Status>) {
-    loop {
-        let heard = watch.wait_for(|status| status.is_final()).map(|told| told.is_ok());
-        match tokio::time::timeout(LOOK, heard).await {
-            Ok(true) => return,
-            // Nobody will ever say.
-            Ok(false) => tokio::time::sleep(LOOK).await,
-            Err(_) => {}
-        }
-        let tail = runs.context().store.tail(key, u64::MAX >> 1).await;
-        if matches!(tail, Ok(Some((summary, _))) if summary.status.is_final()) {
-            return;
-        }
-    }
-}
-
 /// How a run ends whose script has come to a value.
 pub(crate) fn completed(value: &Value) -> Event {
     Event::Completed { confidence: confidence_of(value), value: value.to_json() }
@@ -542,10 +380,6 @@ pub(crate) fn failed_by(fault: Fault) -> Event {
 
 fn failed(code: &str, message: impl Into<String>) -> Event {
     Event::Failed { code: code.to_owned(), message: message.into() }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn requested(entry: &Entry) -> Option<u64> {

@@ -7,6 +7,7 @@ use parallax_runtime::{
     error::{Code, Coded},
     nearest::nearest,
     store::CallOutcome,
+    wire,
 };
 use thiserror::Error;
 
@@ -193,7 +194,7 @@ impl Coded for Failure {
             Self::Malformed(_) => "PARALLAX-PROXY-101",
             Self::UnknownAgent { .. } => "PARALLAX-PROXY-102",
             Self::NoCapability { .. } => "PARALLAX-PROXY-103",
-            Self::NoDirectory { .. } => "PARALLAX-PROXY-104",
+            Self::NoDirectory { .. } => wire::JOINING,
             Self::Ejected { .. } => "PARALLAX-PROXY-105",
             Self::Unreachable { .. } => "PARALLAX-PROXY-106",
             Self::Lost { .. } => "PARALLAX-PROXY-107",
@@ -202,7 +203,7 @@ impl Coded for Failure {
             Self::BadAnswer { .. } => "PARALLAX-PROXY-110",
             Self::Cancelled(_) => "PARALLAX-PROXY-111",
             Self::Busy { .. } => "PARALLAX-PROXY-112",
-            Self::Shed { .. } => "PARALLAX-PROXY-113",
+            Self::Shed { .. } => wire::SHED,
         }
     }
 

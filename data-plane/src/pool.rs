@@ -5,23 +5,17 @@
 //! saw goes out again on another connection; any other is never sent twice.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::{HashMap, HashSet, VecDeque},
-    future::poll_fn,
-    pin::Pin,
-    rc::{Rc, Weak},
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{FutureExt, future::Shared};
-use h2::client::{ResponseFuture, SendRequest};
 use http::{Request, Response};
-use http_body::{Body, Frame};
 use parallax_runtime::{agent::Url, env::Env};
-use parallax_security::{Tls, connect_plain};
+use parallax_security::Tls;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -33,21 +27,20 @@ use crate::{
     config::Config,
     directory::{Entry, follow::jitter},
     error::Failure,
-    frames::{Incoming, Outgoing},
-    gather::Gather,
     http_agent::HttpAgent,
-    keepalive::Keepalive,
-    upload::{Sending, Upload},
-    whole::Frames,
+    upload::Upload,
 };
+
+mod connection;
+
+pub(crate) use connection::Upstream;
+use connection::{Attempt, Connection};
 
 /// Bytes in flight towards us, per stream and per connection: a stream that its caller does not read holds up
 /// no other until dozens do.
 pub(crate) const WINDOWS: (u32, u32) = (128 * 1024, 8 * 1024 * 1024);
 /// The largest head of a message that is taken, as HTTP/2 counts it (RFC 9113, 6.5.2). Bytes.
 pub(crate) const HEADERS: u32 = 16 * 1024;
-/// Cancelled calls of which a connection remembers that an answer may still come.
-const CROSSING: usize = 1024;
 /// Connections that one call waits for, one after the other.
 const DIALS: u32 = 2;
 /// How often a call that was never processed is sent again.
@@ -112,47 +105,6 @@ impl Pools {
     }
 }
 
-/// A response's body, as it comes or made of what came.
-pub(crate) enum Upstream {
-    /// Reading it carries on what is still being sent.
-    Streamed {
-        incoming: Incoming,
-        outgoing: Option<Outgoing<Sending>>,
-    },
-    Whole(Frames),
-}
-
-impl Body for Upstream {
-    type Data = Bytes;
-    type Error = h2::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        match self.get_mut() {
-            Self::Streamed { incoming, outgoing } => {
-                carry_on(outgoing, cx);
-                Pin::new(incoming).poll_frame(cx)
-            }
-            Self::Whole(body) => Poll::Ready(body.next().map(Ok)),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
-            Self::Whole(body) => body.is_end(),
-        }
-    }
-}
-
-fn carry_on(outgoing: &mut Option<Outgoing<Sending>>, cx: &mut Context<'_>) {
-    if outgoing.as_mut().is_some_and(|outgoing| outgoing.poll(cx).is_ready()) {
-        *outgoing = None;
-    }
-}
-
 /// One worker's connections to one agent.
 struct Pool {
     dialer: Rc<Dialer>,
@@ -168,14 +120,6 @@ pub(crate) struct Backoff {
     pub(crate) until: Instant,
     pause: Duration,
     pub(crate) cause: String,
-}
-
-struct Connection {
-    send: RefCell<SendRequest<Bytes>>,
-    in_flight: Rc<Cell<usize>>,
-    cancelled: Rc<Cancelled>,
-    /// When the agent last began to answer on it, or it was opened.
-    heard: Cell<Instant>,
 }
 
 /// A call's hold on a connection.
@@ -315,158 +259,6 @@ impl Dialer {
         let pause = before.map_or(first, |before| (before.pause * 2).min(longest));
         info!(agent = entry.agent.key.id, "cannot connect to {}: {cause}", entry.agent.endpoint);
         Backoff { until: Instant::now() + jitter(pause, self.env.random()), pause, cause }
-    }
-
-    async fn connect(&self, entry: &Arc<Entry>, pool: &Weak<Pool>) -> Result<Connection, String> {
-        let endpoint = &entry.agent.endpoint;
-        let stream = match &entry.expect {
-            Some(expect) => self.tls.connect(&*self.env, endpoint, expect).await,
-            None => connect_plain(&*self.env, endpoint).await,
-        };
-        let gather = Gather::new(stream.map_err(|e| e.to_string())?);
-        let (send, mut driver) = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
-            .max_header_list_size(HEADERS)
-            // Until the agent has said how many it takes.
-            .initial_max_send_streams(0)
-            // Answers that cross a cancellation of ours are no offence of the agent's.
-            .max_concurrent_reset_streams(CROSSING)
-            .max_local_error_reset_streams(None)
-            .handshake(gather.clone())
-            .await
-            .map_err(|e| e.to_string())?;
-        // A connection is one when the agent has sent its settings: what it would refuse is never sent.
-        let greeted = poll_fn(|cx| match Pin::new(&mut driver).poll(cx) {
-            _ if driver.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
-            Poll::Ready(Ok(())) => {
-                Poll::Ready(Err("it closes connections as soon as they are made".to_owned()))
-            }
-            Poll::Ready(Err(e)) => Poll::Ready(Err(root(&e))),
-            Poll::Pending => Poll::Pending,
-        });
-        gather.gathering(greeted).await?;
-        let pings = driver.ping_pong().expect("nobody has taken it yet");
-        let mut keepalive = Keepalive::new(pings, self.config.keepalive);
-        let (in_flight, cancelled) = (Rc::new(Cell::new(0)), Rc::<Cancelled>::default());
-        let connection = Connection {
-            send: send.into(),
-            in_flight: in_flight.clone(),
-            cancelled: cancelled.clone(),
-            heard: Cell::new(Instant::now()),
-        };
-        let (vitals, pool, heard) = (entry.vitals.clone(), pool.clone(), gather.clone());
-        self.tasks.spawn_local(gather.gathering(async move {
-            vitals.connection_opened();
-            let ended = poll_fn(|cx| {
-                if keepalive.poll(cx, heard.heard(), in_flight.get() > 0).is_ready() {
-                    return Poll::Ready(Err(h2::Error::from(h2::Reason::NO_ERROR)));
-                }
-                cancelled.poll(cx, &mut keepalive);
-                Pin::new(&mut driver).poll(cx)
-            });
-            let ended = ended.await;
-            // What is still on it fails now.
-            drop(driver);
-            cancelled.streams.take();
-            vitals.connection_closed();
-            debug!(?ended, "a connection to an agent ended");
-            if let Some(pool) = pool.upgrade() {
-                pool.best();
-            }
-        }));
-        Ok(connection)
-    }
-}
-
-impl Connection {
-    /// Whether the agent takes no further call on it at the moment, or has `most`. One that is sent nevertheless
-    /// waits for its turn.
-    fn is_crowded(&self, most: usize) -> bool {
-        self.in_flight.get() >= most.min(self.send.borrow().current_max_send_streams())
-    }
-
-    /// Whether it takes calls: it has not broken, and the agent has not said goodbye.
-    fn is_open(&self) -> bool {
-        let ready = self.send.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
-        !matches!(ready, Poll::Ready(Err(_)))
-    }
-}
-
-/// Streams that nobody waits for any more, until the agent is told.
-///
-/// Some at a time, and the next when the agent has read these: one that finds many requests and their resets in
-/// one breath takes that for an attack and closes the connection (CVE-2023-44487; h2 after 20), with the calls of
-/// others on it.
-#[derive(Default)]
-struct Cancelled {
-    streams: RefCell<VecDeque<OpenStream>>,
-    driver: Cell<Option<Waker>>,
-}
-
-type OpenStream = (ResponseFuture, Option<Outgoing<Sending>>);
-
-impl Cancelled {
-    const AT_ONCE: usize = 10;
-
-    fn push(&self, stream: OpenStream) {
-        self.streams.borrow_mut().push_back(stream);
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
-        }
-    }
-
-    /// Polled by the task that drives the connection.
-    fn poll(&self, cx: &mut Context<'_>, pings: &mut Keepalive) {
-        self.driver.set(Some(cx.waker().clone()));
-        while !self.streams.borrow().is_empty() && pings.answered(cx) {
-            let mut streams = self.streams.borrow_mut();
-            let batch = streams.len().min(Self::AT_ONCE);
-            streams.drain(..batch).for_each(drop);
-            pings.ping();
-        }
-    }
-}
-
-/// A request on one connection, until the head of its response.
-struct Attempt {
-    /// Gone with the response.
-    stream: Option<OpenStream>,
-    cancelled: Rc<Cancelled>,
-}
-
-impl Attempt {
-    fn begin(connection: &Connection, head: Request<()>, upload: &Rc<Upload>) -> Result<Self, h2::Error> {
-        let body = upload.attempt();
-        let bare = body.is_end_stream();
-        // Of one handle a request would wait until the one before it has been let out.
-        let mut send = connection.send.borrow().clone();
-        let (response, stream) = send.send_request(head, bare)?;
-        let outgoing = (!bare).then(|| Outgoing::new(body, stream));
-        Ok(Self { stream: Some((response, outgoing)), cancelled: connection.cancelled.clone() })
-    }
-}
-
-impl Future for Attempt {
-    type Output = Result<Response<Upstream>, h2::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (response, outgoing) = self.stream.as_mut().expect("not polled after its end");
-        carry_on(outgoing, cx);
-        let response = ready!(Pin::new(response).poll(cx));
-        let (_, outgoing) = self.stream.take().expect("it was there");
-        Poll::Ready(Ok(
-            response?.map(|stream| Upstream::Streamed { incoming: Incoming::new(stream), outgoing })
-        ))
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some((response, outgoing)) = self.stream.take() {
-            self.cancelled.push((response, outgoing));
-        }
     }
 }
 

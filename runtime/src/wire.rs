@@ -9,6 +9,10 @@ use serde_json::{Map, Number, Value as Json};
 
 use crate::confidence::Confidence;
 
+/// The reason (`ErrorInfo`) of a node that does not take a call as it is joining; another may.
+pub const JOINING: &str = "PARALLAX-PROXY-104";
+/// The reason of a node that does not take a call as it has too much to do; another may.
+pub const SHED: &str = "PARALLAX-PROXY-113";
 /// Metadata key that names the agent a call is for.
 pub const AGENT: &str = "x-parallax-agent";
 /// Metadata key that names the capability a call is for; any agent that has it may answer.

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use futures::{
-    StreamExt,
+    FutureExt, StreamExt,
     stream::{self, BoxStream},
 };
 use parallax_runtime::{
     error::{Code, Coded},
-    run::{Entry, Run, RunKey, Summary},
+    run::{Entry, Run, RunKey, Status, Summary},
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
 };
 
 use super::Runs;
@@ -65,7 +69,7 @@ impl Runs {
                                 grown = runs.0.watches.of(&key);
                             }
                         }
-                        () = tokio::time::sleep(POLL) => {}
+                        () = sleep(POLL) => {}
                         () = runs.context().life.stopping() => return Ok(None),
                     }
                 }
@@ -87,21 +91,34 @@ impl Runs {
             if look || life.is_stopping() {
                 match self.get(key).await {
                     Ok(run) if run.summary.status.is_final() || life.is_stopping() => return Ok(run),
+                    Ok(_) => {}
                     // It goes on when the store is back, and so does whoever waits for it.
-                    Err(e) if e.code() != Code::Unavailable || life.is_stopping() => return Err(e),
-                    _ => {}
+                    Err(e) if e.code() == Code::Unavailable && !life.is_stopping() => sleep(POLL).await,
+                    Err(e) => return Err(e),
                 }
             }
             look = true;
             tokio::select! {
-                closed = async { grown.wait_for(|status| status.is_final()).await.is_err() } => {
-                    // As above.
-                    if closed {
-                        grown = self.0.watches.of(key);
-                    }
-                }
-                () = tokio::time::sleep(POLL) => {}
+                () = self.ended(key, &mut grown, POLL) => {}
                 () = life.stopping() => {}
+            }
+        }
+    }
+
+    /// Resolves when a run has ended, which `grown` tells. That may be missed, so it is looked at now and then too.
+    pub(crate) async fn ended(&self, key: &RunKey, grown: &mut watch::Receiver<Status>, every: Duration) {
+        loop {
+            let told = grown.wait_for(|status| status.is_final()).map(|told| told.is_ok());
+            match timeout(every, told).await {
+                Ok(true) => return,
+                // Nobody will ever say.
+                Ok(false) => sleep(every).await,
+                Err(_) => {}
+            }
+            // From where nothing will ever be: only the end is of interest.
+            let tail = self.context().store.tail(key, u64::MAX >> 1).await;
+            if matches!(tail, Ok(Some((summary, _))) if summary.status.is_final()) {
+                return;
             }
         }
     }

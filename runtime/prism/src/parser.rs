@@ -4,6 +4,7 @@
 mod expr;
 mod module;
 mod pattern;
+mod slips;
 mod stmt;
 #[cfg(test)]
 mod tests;

@@ -143,8 +143,8 @@ impl Client {
 
     /// Asks one agent, through the data plane.
     ///
-    /// A node that cannot be reached or does not take the call is passed over for the next; a call that broke off with its node goes to the
-    /// next if the task is [idempotent](Task::idempotent).
+    /// A node that cannot be reached or does not take the call is passed over for the next; a call that broke off with
+    /// its node goes to the next if the task is [idempotent](Task::idempotent).
     ///
     /// # Errors
     /// The data plane cannot be reached, there is no such agent, or it did not answer.
@@ -185,8 +185,9 @@ impl Client {
 /// Whether a node took the call at all: one that joins knows no agent yet, and one that has too much to do sends calls
 /// to others.
 fn turned_away(status: &Status) -> bool {
-    const REASONS: [&str; 2] = ["PARALLAX-PROXY-104", "PARALLAX-PROXY-113"];
-    status.get_details_error_info().is_some_and(|info| REASONS.contains(&info.reason.as_str()))
+    status
+        .get_details_error_info()
+        .is_some_and(|info| [wire::JOINING, wire::SHED].contains(&info.reason.as_str()))
 }
 
 /// What tells a node whom a task is for, and what it may do with it.

@@ -65,7 +65,7 @@ pub(crate) fn result(agent: &AgentInfo, outcome: Outcome) -> Val {
         texts(&uncertainties),
         error,
     ];
-    object(std::array::from_fn::<_, 8, _>(|i| (RESULT_MEMBERS[i], values[i].clone())))
+    object(RESULT_MEMBERS.into_iter().zip(values))
 }
 
 /// `successfulResults`: those without an error.
