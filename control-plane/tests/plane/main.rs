@@ -8,6 +8,7 @@ mod openapi;
 mod patterns;
 mod registry;
 mod schedules;
+mod trouble;
 mod uploads;
 mod watch;
 mod webhooks;

@@ -37,6 +37,7 @@ pub(crate) struct Setup {
     pub(crate) patterns: Vec<(&'static str, &'static str)>,
     /// Of runs that are driven at once, and that wait.
     pub(crate) admitted: Option<(usize, usize)>,
+    pub(crate) owner_ttl: Option<Duration>,
 }
 
 pub(crate) struct World {
@@ -63,16 +64,26 @@ impl World {
     }
 
     pub(crate) async fn start_with(setup: Setup) -> Self {
-        let dir = TempDir::new().unwrap();
-        std::fs::create_dir(dir.path().join("patterns")).unwrap();
-        for (name, script) in &setup.patterns {
-            let text = format!("/**\n * @name {name}\n * @version 2.1.0\n * @tags own\n */\n{script}\n");
-            std::fs::write(dir.path().join("patterns").join(format!("{name}.prism")), text).unwrap();
-        }
-        Self::open(setup, Arc::new(dir)).await
+        let dir = prepared(&setup);
+        Self::open(setup, dir, |runs| runs).await
     }
 
-    async fn open(setup: Setup, dir: Arc<TempDir>) -> Self {
+    /// The same, with something between the plane and its runs.
+    pub(crate) async fn start_over<S: RunStore + 'static>(
+        setup: Setup,
+        over: impl FnOnce(Arc<dyn RunStore>) -> Arc<S>,
+    ) -> (Self, Arc<S>) {
+        let dir = prepared(&setup);
+        let mut between = None;
+        let world = Self::open(setup, dir, |runs| between.insert(over(runs)).clone()).await;
+        (world, between.expect("it was opened"))
+    }
+
+    async fn open(
+        setup: Setup,
+        dir: Arc<TempDir>,
+        over: impl FnOnce(Arc<dyn RunStore>) -> Arc<dyn RunStore>,
+    ) -> Self {
         let life = Lifecycle::new();
         let open = parallax_runtime::store::Stores::new(System::shared(), life.clone());
         let url = |name: &str| match setup.on_disk {
@@ -80,7 +91,7 @@ impl World {
             false => "memory:".to_owned(),
         };
         let registry = open.registry(&url("registry.db")).await.unwrap();
-        let runs = open.runs(&url("runs.db")).await.unwrap();
+        let runs = over(open.runs(&url("runs.db")).await.unwrap());
         Self::serve(setup, dir, Stores { registry, runs, life }).await
     }
 
@@ -101,6 +112,7 @@ impl World {
                 call_timeout: Duration::from_secs(60),
                 runs_at_once,
                 runs_waiting,
+                owner_ttl: setup.owner_ttl.unwrap_or(bounds.owner_ttl),
                 ..bounds
             },
             advertise: None,
@@ -123,7 +135,7 @@ impl World {
         self.stop().await;
         assert!(self.stores.life.drain(Duration::from_secs(60)).await);
         drop(self.plane);
-        Self::open(self.setup, self.dir).await
+        Self::open(self.setup, self.dir, |runs| runs).await
     }
 
     /// Stops the plane, and leaves its stores to the others.
@@ -181,6 +193,17 @@ impl World {
     pub(crate) async fn get(&self, path: &str) -> Response {
         self.http("GET", path, "").await
     }
+}
+
+/// A directory with the patterns in it.
+fn prepared(setup: &Setup) -> Arc<TempDir> {
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("patterns")).unwrap();
+    for (name, script) in &setup.patterns {
+        let text = format!("/**\n * @name {name}\n * @version 2.1.0\n * @tags own\n */\n{script}\n");
+        std::fs::write(dir.path().join("patterns").join(format!("{name}.prism")), text).unwrap();
+    }
+    Arc::new(dir)
 }
 
 fn tls(authority: &Authority, dir: PathBuf, tenant: &str, kind: Kind, id: &str) -> Tls {
