@@ -45,20 +45,20 @@ for a in agents {
             try {
                 let told = a.analyze(\"errand\", { after: last })
                 if (told !== null) { answer = told }
-            } catch (e) { sleep(100) }
+            } catch (e) { await sleep(100) }
         }
     }
     last = answer
     said = said.push(last)
 }
-sleep(5)
+await sleep(5)
 all = []
 for i in range(500) {
     if (all.length === 0) {
         try {
             let told = parallel(agents.map(a => () => a.analyze(\"again\", { n: input.n })))
             if (told.length > 0) { all = told }
-        } catch (e) { sleep(100) }
+        } catch (e) { await sleep(100) }
     }
 }
 ({ said: said, again: all.length, at: now() }) ~> 0.9

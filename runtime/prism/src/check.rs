@@ -187,6 +187,17 @@ impl<'a> Checker<'a> {
             StmtKind::For { header, .. } | StmtKind::UncertainFor { header, .. } => {
                 header.init.iter().chain(&header.update).for_each(|s| self.statement(s));
             }
+            StmtKind::Expr(Expr { kind: ExprKind::Access(head, steps), span }) => {
+                if let (ExprKind::Ident(ident), [Access { kind: AccessKind::Call(_), .. }]) =
+                    (&head.kind, &steps[..])
+                    && matches!(self.builtin(ident), Some(Val::Native(Native::Sleep | Native::Delay)))
+                {
+                    let name = self.names.text(ident.name).to_string();
+                    let hint = format!("write `await {name}(…)`");
+                    let warning = self.error("not_awaited", "nothing waits for this", *span);
+                    self.tell(warning.hint(Some(hint)).warning());
+                }
+            }
             StmtKind::Agents(agents) => {
                 for (ident, _) in agents {
                     let read = |v: VarId| self.resolved.vars[v as usize].read;
