@@ -313,6 +313,7 @@ pub(crate) fn lost(entry: &Entry, error: &Fault) -> Failure {
 mod tests {
     use std::{io, sync::Mutex};
 
+    use bytes::Bytes;
     use jiff::Timestamp;
     use parallax_proto::{controlplane::v1 as wire, registry::AgentRegistration};
     use parallax_runtime::env::{Network, Simulated};

@@ -99,22 +99,20 @@ impl World {
         let life = Lifecycle::new();
         let authority = Authority::open(&dir.path().join("ca"), System.system_time()).unwrap();
         let any = ([127, 0, 0, 1], 0).into();
-        let bounds = Bounds::default();
-        let (runs_at_once, runs_waiting) =
+        let mut bounds = Bounds {
+            run_timeout: Duration::from_secs(60),
+            call_timeout: Duration::from_secs(60),
+            ..Bounds::default()
+        };
+        (bounds.runs_at_once, bounds.runs_waiting) =
             setup.admitted.unwrap_or((bounds.runs_at_once, bounds.runs_waiting));
+        bounds.owner_ttl = setup.owner_ttl.unwrap_or(bounds.owner_ttl);
         let config = Config {
             grpc: any,
             http: any,
             local: true,
             patterns: Some(dir.path().join("patterns")),
-            bounds: Bounds {
-                run_timeout: Duration::from_secs(60),
-                call_timeout: Duration::from_secs(60),
-                runs_at_once,
-                runs_waiting,
-                owner_ttl: setup.owner_ttl.unwrap_or(bounds.owner_ttl),
-                ..bounds
-            },
+            bounds,
             advertise: None,
             private_webhooks: true,
             nodes_wanted: setup.nodes_wanted,
