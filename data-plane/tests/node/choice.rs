@@ -138,6 +138,33 @@ async fn retries_stop_at_the_budget() {
     assert!(metric(&node, "parallax_proxy_retries_denied_total").await >= 80);
 }
 
+/// With nobody left to ask there is no retry, and nobody was refused.
+#[tokio::test]
+async fn what_is_counted_was_done() {
+    let world = World::new().await;
+    let mut agents = Vec::new();
+    for id in ["a", "b"] {
+        agents.push(scripted(&world, id, || error(13, "broken")).await);
+    }
+    let node = world
+        .node_with(|config| {
+            config.breaker.failures = 1000;
+            config.retry = Retry { max: 5, budget_percent: 100, min_per_second: 100 };
+            config.hedge.budget_percent = 0;
+        })
+        .await;
+    within("ready", node.plane.readiness().ready()).await;
+    let operator = world.operator(&node).await;
+    for _ in 0..3 {
+        assert_eq!(ask(&operator, &[TEST, IDEMPOTENT]).await.status().code(), Code::Internal);
+    }
+    let asked: usize = agents.iter().map(|(_, count)| count.load(SeqCst)).sum();
+    assert_eq!((asked, metric(&node, "parallax_proxy_retries_total").await), (6, 3));
+    let (_, text) = node.admin("/metrics").await;
+    let refused = text.lines().filter(|line| line.contains("outcome=\"rejected\"") && !line.ends_with(" 0"));
+    assert_eq!(refused.collect::<Vec<_>>(), [""; 0]);
+}
+
 #[tokio::test]
 async fn a_slow_call_is_hedged_the_first_answer_counts_and_the_other_agent_hears_of_it() {
     let world = World::new().await;
