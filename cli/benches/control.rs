@@ -67,28 +67,35 @@ async fn main() -> Result {
     let etcd = Etcd::start(1).await;
     let shared = postgres.as_ref().map(|server| server.url("postgres"));
     println!("{}", machine()?);
-    println!("{STEPS}-step durable runs, every step on disk:");
-    println!(
-        "{:<12}{:>10}{:>10}{:>10}{:>12}{:>12}",
-        "store", "p50", "p99", "runs/s", "64: runs/s", "64: steps/s"
-    );
-    for store in [Some("embedded:runs.db"), shared.as_deref()].into_iter().flatten() {
-        let dir = tempfile::tempdir()?;
-        runs(dir.path(), store).await?;
+    if wanted("runs") {
+        println!("{STEPS}-step durable runs, every step on disk:");
+        println!(
+            "{:<12}{:>10}{:>10}{:>10}{:>12}{:>12}",
+            "store", "p50", "p99", "runs/s", "64: runs/s", "64: steps/s"
+        );
+        for store in [Some("embedded:runs.db"), shared.as_deref()].into_iter().flatten() {
+            let dir = tempfile::tempdir()?;
+            runs(dir.path(), store).await?;
+        }
     }
-    // The rest is nothing that another is compared with.
-    if std::env::args().any(|arg| arg == "runs") {
-        return Ok(());
+    if wanted("agents") {
+        for store in ["embedded:registry.db".to_owned()].into_iter().chain(etcd.as_ref().map(Etcd::url)) {
+            let dir = tempfile::tempdir()?;
+            agents(dir.path(), &store).await?;
+        }
     }
-    for store in ["embedded:registry.db".to_owned()].into_iter().chain(etcd.as_ref().map(Etcd::url)) {
-        let dir = tempfile::tempdir()?;
-        agents(dir.path(), &store).await?;
-    }
-    if let (Some(registry), Some(runs)) = (etcd.as_ref().map(Etcd::url), shared) {
+    if let (true, Some(registry), Some(runs)) = (wanted("recovery"), etcd.as_ref().map(Etcd::url), shared) {
         recovery::show(&registry, &runs).await?;
     }
     println!("{}", machine()?);
     Ok(())
+}
+
+/// Whether a part of the bench is to be run: all are, unless some are named.
+fn wanted(part: &str) -> bool {
+    let mut named =
+        std::env::args().filter(|arg| ["runs", "agents", "recovery"].contains(&&**arg)).peekable();
+    named.peek().is_none() || named.any(|name| name == part)
 }
 
 /// How busy the machine is with other things, as the kernel has it.

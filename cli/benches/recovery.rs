@@ -103,7 +103,9 @@ impl Replica {
         )?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_parallax"));
         command.arg("--data-dir").arg(&home).arg("--config").arg(&config).arg("control-plane");
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
+        let log = home.join("log");
+        command.stderr(std::fs::File::create(&log)?);
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
         let ready = async {
             while let Some(line) = lines.next_line().await? {
@@ -111,7 +113,7 @@ impl Replica {
                     return Ok::<(), Box<dyn std::error::Error + Send + Sync>>(());
                 }
             }
-            Err("a control plane did not start".into())
+            Err(format!("a control plane did not start: {}", std::fs::read_to_string(&log)?).into())
         };
         tokio::time::timeout(Duration::from_secs(60), ready).await??;
         let url = format!("http://{http}");

@@ -136,6 +136,9 @@ pub struct Outliers {
 }
 
 impl DataPlane {
+    /// What a node is bound with; the rest can be changed while it runs.
+    pub const BOUND: [&str; 5] = ["grpc", "admin", "advertise", "control_plane", "workers"];
+
     /// What is set of a node's configuration here, over `config`.
     #[must_use]
     pub fn over(&self, config: parallax_data_plane::Config) -> parallax_data_plane::Config {
@@ -286,7 +289,7 @@ impl Settings {
     /// Reads all layers.
     ///
     /// # Errors
-    /// Whatever [`config::load`] complains of; no home directory.
+    /// Whatever [`config::load`] complains of; what no node could run with; no home directory.
     pub fn load(args: &Args, flags: &[Flag<'_>]) -> Result<Loaded<Self>> {
         let data_dir = data_dir(args)?;
         let env = std::env::vars().filter(|(name, _)| name != "PARALLAX_DATA_DIR");
@@ -294,7 +297,15 @@ impl Settings {
         if let Some(given) = &args.data_dir {
             flags.push(("--data-dir", "data_dir", given.display().to_string()));
         }
-        config::load(&Self::defaults(data_dir), args.config.as_deref(), env, &flags).map_err(Exit::usage)
+        let loaded = config::load(&Self::defaults(data_dir), args.config.as_deref(), env, &flags);
+        let loaded = loaded.map_err(Exit::usage)?;
+        loaded
+            .settings
+            .data_plane
+            .over(parallax_data_plane::Config::default())
+            .check()
+            .map_err(Exit::usage)?;
+        Ok(loaded)
     }
 
     /// A store's URL with its path made absolute.

@@ -5,6 +5,7 @@ use std::{io::Write, path::Path, process::Stdio, sync::Arc, time::Duration};
 use parallax_control_plane::{Bounds, ControlPlane};
 use parallax_data_plane::DataPlane;
 use parallax_runtime::{
+    config::Loaded,
     env::{Env, System},
     lifecycle::Lifecycle,
     store::Stores,
@@ -21,7 +22,7 @@ use crate::{
     args::{self, Args},
     exit::{Exit, Result},
     instance::{self, Addresses, Owned, authority_dir, local_tls},
-    settings::Settings,
+    settings::{self, Settings},
 };
 
 /// How long the planes may take until they are ready.
@@ -60,17 +61,22 @@ pub async fn run(args: &Args, start: &args::Start) -> Result {
 /// # Errors
 /// As [`run`].
 pub async fn serve(args: &Args, serve: &args::Serve, role: Role) -> Result {
-    let settings = Settings::load(args, &serve.flags())?.settings;
-    let telemetry = telemetry(&settings)?;
+    let mut loaded = Settings::load(args, &serve.flags())?;
+    let telemetry = telemetry(&loaded.settings)?;
     let stop = shutdown_signal()?;
     let mut hangup = catch(SignalKind::hangup())?;
-    let planes = Planes::start(settings, role).await?;
+    let planes = Planes::start(loaded.settings.clone(), role).await?;
     print_addresses(&planes.addresses);
-    tokio::pin!(stop);
+    let (ready, mut said) = (planes.ready(), false);
+    tokio::pin!(stop, ready);
     loop {
         tokio::select! {
             () = &mut stop => break,
-            _ = hangup.recv() => planes.reload(),
+            () = &mut ready, if !said => {
+                said = true;
+                say(format_args!("ready (process {})", planes.addresses.pid));
+            }
+            _ = hangup.recv() => planes.reload(&mut loaded, Settings::load(args, &serve.flags())),
         }
     }
     info!("stopping");
@@ -84,6 +90,7 @@ pub struct Planes {
     life: Lifecycle,
     drain: Duration,
     reload: Arc<Notify>,
+    data_plane: Option<DataPlane>,
     /// Released last.
     _owned: Owned,
 }
@@ -98,23 +105,47 @@ impl Planes {
         let env = System::shared();
         let life = Lifecycle::new();
         let reload = Arc::new(Notify::new());
-        let addresses = match planes(&settings, role, &env, &life, &reload).await {
-            Ok(addresses) => addresses,
+        let (addresses, data_plane) = match planes(&settings, role, &env, &life, &reload).await {
+            Ok(started) => started,
             Err(exit) => {
                 life.drain(settings.drain()).await;
                 return Err(exit);
             }
         };
         owned.announce(&addresses)?;
-        Ok(Self { addresses, life, drain: settings.drain(), reload, _owned: owned })
+        Ok(Self { addresses, life, drain: settings.drain(), reload, data_plane, _owned: owned })
     }
 
-    /// Reads the certificates again, now and not when their time comes. Connections keep those they have.
-    pub fn reload(&self) {
-        info!(
-            "certificates are read again; what else has changed in the settings counts from the next start"
-        );
+    /// Until the node of this process, if there is one, knows whom it can call.
+    fn ready(&self) -> impl Future<Output = ()> + use<> {
+        let readiness = self.data_plane.as_ref().map(|plane| plane.readiness().clone());
+        async move {
+            if let Some(readiness) = readiness {
+                readiness.ready().await;
+            }
+        }
+    }
+
+    /// Reads the certificates again, now and not when their time comes; connections keep those they have. Takes
+    /// over what of the settings a node can change while it runs, if all of them can be used, and says which cannot.
+    fn reload(&self, loaded: &mut Loaded<Settings>, read: Result<Loaded<Settings>>) {
         self.reload.notify_waiters();
+        let before = match read {
+            Ok(read) => std::mem::replace(loaded, read),
+            Err(e) => return warn!("the settings stay as they were: {e}"),
+        };
+        if let Some(plane) = &self.data_plane {
+            let checked = plane.reconfigure(|config| loaded.settings.data_plane.over(config));
+            checked.expect("settings are checked when they are read");
+        }
+        let changed = loaded.origins.iter().filter(|(key, (value, _))| before.origins[*key].0 != *value);
+        for (key, (value, origin)) in changed {
+            let live = |key: &str| self.data_plane.is_some() && !settings::DataPlane::BOUND.contains(&key);
+            match key.strip_prefix("data_plane.").is_some_and(live) {
+                true => info!("{key} is {value} from now on ({origin})"),
+                false => warn!("{key} is {value} from the next start on ({origin})"),
+            }
+        }
     }
 
     /// Stops accepting, drains, and lets go of the directory.
@@ -131,13 +162,13 @@ async fn planes(
     env: &Arc<dyn Env>,
     life: &Lifecycle,
     reload: &Arc<Notify>,
-) -> Result<Addresses> {
+) -> Result<(Addresses, Option<DataPlane>)> {
     let stores = Stores::new(env.clone(), life.clone());
     let open_failed = |e: parallax_runtime::store::StoreError| Exit::usage(e);
     let certificates = Certificates::open(settings, env.clone())?;
     let mut addresses =
         Addresses { pid: std::process::id(), http: None, grpc: None, data_plane: None, admin: None };
-    let mut control_plane = None;
+    let (mut control_plane, mut data_plane) = (None, None);
     if role != Role::DataPlane {
         let config = parallax_control_plane::Config {
             grpc: settings.control_plane.grpc,
@@ -193,11 +224,6 @@ async fn planes(
                 (0, _) => defaults.workers,
                 (workers, _) => workers,
             },
-            balance: own.balance.clone(),
-            retry: own.retry,
-            hedge: own.hedge,
-            cache: own.cache.clone(),
-            fallback: own.fallback.clone(),
             drain: settings.drain(),
             ..defaults
         };
@@ -205,6 +231,7 @@ async fn planes(
             stores.confidence(&settings.store_url(&settings.stores.confidence)).await.map_err(open_failed)?;
         let plane = DataPlane::bind(config, tls, env.clone(), confidence, life).await.map_err(Exit::usage)?;
         (addresses.data_plane, addresses.admin) = (Some(plane.grpc_addr()), Some(plane.admin_addr()));
+        data_plane = Some(plane);
     }
     if let Some(plane) = control_plane
         && !plane.ready(PATIENCE).await
@@ -212,7 +239,7 @@ async fn planes(
         let waiting = plane.readiness.pending().join(", ");
         return Err(Exit::failed(format!("not ready after {PATIENCE:?}; still waiting for: {waiting}")));
     }
-    Ok(addresses)
+    Ok((addresses, data_plane))
 }
 
 /// Where a process's certificates come from.
@@ -347,6 +374,14 @@ async fn detach(args: &Args, start: &args::Start, role: Role) -> Result {
     match tokio::time::timeout(PATIENCE, up).await {
         Ok(Ok(addresses)) => {
             print_addresses(&addresses);
+            match (role, addresses.admin) {
+                // It may have to wait for its control plane.
+                (Role::DataPlane, Some(admin)) => say(format_args!(
+                    "started (process {}); http://{admin}/readyz says when it is ready",
+                    addresses.pid
+                )),
+                _ => say(format_args!("ready (process {})", addresses.pid)),
+            }
             Ok(())
         }
         Ok(Err(message)) => Err(Exit::usage(message)),
@@ -363,16 +398,18 @@ fn complaint(log: &Path) -> String {
 }
 
 fn print_addresses(addresses: &Addresses) {
-    let mut out = std::io::stdout().lock();
-    let mut line = |what: &str, scheme: &str, addr: Option<std::net::SocketAddr>| {
+    let line = |what: &str, scheme: &str, addr: Option<std::net::SocketAddr>| {
         if let Some(addr) = addr {
-            // Whoever started us may have closed the pipe by now.
-            writeln!(out, "{what:<14}{scheme}{addr}").ok();
+            say(format_args!("{what:<14}{scheme}{addr}"));
         }
     };
     line("HTTP API", "https://", addresses.http);
     line("control plane", "grpcs://", addresses.grpc);
     line("data plane", "grpcs://", addresses.data_plane);
     line("metrics", "http://", addresses.admin);
-    writeln!(out, "ready (process {})", addresses.pid).ok();
+}
+
+fn say(line: std::fmt::Arguments<'_>) {
+    // Whoever started us may have closed the pipe by now.
+    writeln!(std::io::stdout(), "{line}").ok();
 }

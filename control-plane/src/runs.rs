@@ -6,7 +6,10 @@
 use std::{
     collections::{HashMap, hash_map},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -103,6 +106,8 @@ struct Inner {
     active: watch::Sender<HashMap<RunKey, Arc<Notify>>>,
     turns: Turns,
     watches: Watches,
+    /// Whether the store answered when it was last asked.
+    answers: AtomicBool,
 }
 
 impl Runs {
@@ -117,7 +122,7 @@ impl Runs {
         let hints = context.store.hints().await?;
         let turns = Turns::new(runs_at_once, runs_waiting);
         let (active, watches) = (watch::Sender::default(), Watches::default());
-        let runs = Self(Arc::new(Inner { context, owner, active, turns, watches }));
+        let runs = Self(Arc::new(Inner { context, owner, active, turns, watches, answers: true.into() }));
         let told = runs.clone();
         runs.context().life.spawn_until_stopped("hints", async move {
             hints.for_each(async |hint| told.0.watches.tell(&hint)).await;
@@ -143,7 +148,9 @@ impl Runs {
             loop {
                 let most = keeper.0.turns.free().clamp(1, TAKEN_AT_ONCE) as u64;
                 let kept = keeper.context().store.keep(&keeper.0.owner, ttl, most);
-                match tokio::time::timeout(ttl, kept).await.unwrap_or(Err(StoreError::Closed)) {
+                let kept = tokio::time::timeout(ttl, kept).await.unwrap_or(Err(StoreError::Closed));
+                keeper.0.answers.store(kept.is_ok(), Relaxed);
+                match kept {
                     Ok(orphans) => {
                         for key in orphans {
                             keeper.resume(&key).await;
@@ -321,6 +328,12 @@ impl Runs {
     /// Tells when a run grows, and what it is then.
     pub(crate) fn watch(&self, key: &RunKey) -> watch::Receiver<Status> {
         self.0.watches.of(key)
+    }
+
+    /// Whether the store can be reached, as far as this process knows: it asks it all the time.
+    #[must_use]
+    pub fn has_store(&self) -> bool {
+        self.0.answers.load(Relaxed)
     }
 
     /// How many runs are before one that waits here for its turn, and it.

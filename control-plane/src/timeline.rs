@@ -45,7 +45,7 @@ pub struct Span {
     pub retry_us: u64,
     /// With the agent; for an effect that needs none, until it was done.
     pub agent_us: u64,
-    /// Between the planes, and until the outcome was written down.
+    /// Between the planes, and until the outcome was written down; of a call that has none, all of its time.
     pub dispatch_us: u64,
 }
 
@@ -111,17 +111,20 @@ pub fn of(run: &Run, now: Timestamp) -> Timeline {
 
 fn span(effect: EffectId, request: &Json, began: Timestamp, from: Timestamp, to: Timestamp) -> Span {
     let wall_us = micros(from, to);
+    let kind = request["type"].as_str().unwrap_or_default().to_owned();
+    // Of a call without an outcome nobody knows yet what its time went into.
+    let agent_us = if matches!(&*kind, "invoke" | "llm") { 0 } else { wall_us };
     Span {
         effect,
-        kind: request["type"].as_str().unwrap_or_default().to_owned(),
+        kind,
         agent_id: request["agent"].as_str().map(str::to_owned),
         outcome: "waiting",
         start_us: micros(began, from),
         wall_us,
         queue_us: 0,
         retry_us: 0,
-        agent_us: 0,
-        dispatch_us: wall_us,
+        agent_us,
+        dispatch_us: wall_us - agent_us,
     }
 }
 
@@ -153,6 +156,7 @@ mod tests {
     fn the_parts_add_up_to_the_whole() {
         let at = |us: i64| Timestamp::UNIX_EPOCH + us.microseconds();
         let asked = |effect| Event::Requested { effect, request: json!({"type": "invoke", "agent": "a"}) };
+        let sleep = Event::Requested { effect: 3, request: json!({"type": "sleep", "ms": 1}) };
         let told = |effect, duration_us| {
             Event::Resolved(Box::new(Resolution {
                 effect,
@@ -183,6 +187,8 @@ mod tests {
             (100, Event::Admitted),
             (110, asked(1)),
             (110, asked(2)),
+            (190, sleep),
+            (199, Event::Abandoned { effect: 3 }),
             (140, told(1, 20)),
             (200, told(2, 1_000)),
             (230, Event::Completed { value: json!(1), confidence: None }),
@@ -199,6 +205,6 @@ mod tests {
             .iter()
             .map(|s| [s.queue_us, s.retry_us, s.agent_us, s.dispatch_us, s.wall_us])
             .collect();
-        assert_eq!(parts, [[5, 0, 20, 5, 30], [5, 0, 85, 0, 90]]);
+        assert_eq!(parts, [[5, 0, 20, 5, 30], [5, 0, 85, 0, 90], [0, 0, 9, 0, 9]]);
     }
 }

@@ -5,7 +5,7 @@
 //! dealt with: after a restart or a change of leaders at most the one in flight is told again, under the same
 //! delivery id.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
 use ::http::Uri;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -127,7 +127,7 @@ impl Webhooks {
     /// # Errors
     /// As [`Runs::start`]; a webhook that cannot stand; the store's.
     pub async fn start(&self, tenant: &str, request: Request, hook: Hook) -> Result<RunKey> {
-        let kept = Kept::new(checked(hook)?, self.0.env.now());
+        let kept = Kept::new(checked(hook, |ip| self.0.post.may_reach(ip))?, self.0.env.now());
         let key = RunKey { tenant: tenant.to_owned(), id: self.0.env.id() };
         let path = path(&key);
         let value = serde_json::to_vec(&kept).expect("plain data");
@@ -272,7 +272,7 @@ fn sign(secret: &str, body: &[u8]) -> String {
     tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-fn checked(mut hook: Hook) -> Result<Hook> {
+fn checked(mut hook: Hook, may_reach: impl Fn(IpAddr) -> bool) -> Result<Hook> {
     let invalid = |field, problem| Err(Error::Invalid { field, problem });
     let uri: Option<Uri> = hook.url.parse().ok();
     let web = |uri: &Uri| {
@@ -281,6 +281,10 @@ fn checked(mut hook: Hook) -> Result<Hook> {
     };
     if hook.url.len() > MAX_TEXT || !uri.as_ref().is_some_and(web) {
         return invalid("webhook.url", "is not an http:// or https:// URL without credentials".to_owned());
+    }
+    let address = uri.as_ref().and_then(|uri| uri.host()?.trim_matches(['[', ']']).parse().ok());
+    if address.is_some_and(|ip| !may_reach(ip)) {
+        return invalid("webhook.url", "leads to an address that webhooks may not be sent to".to_owned());
     }
     if hook.secret.as_ref().is_some_and(|secret| secret.is_empty() || secret.len() > MAX_TEXT) {
         return invalid("webhook.secret", format!("is not from 1 to {MAX_TEXT} bytes long"));
@@ -319,7 +323,7 @@ mod tests {
     fn what_is_no_webhook_is_named() {
         let hook = |url: &str, events: &[&str]| {
             let events = events.iter().map(|&event| event.to_owned()).collect();
-            checked(Hook { url: url.to_owned(), secret: None, events }).map(|hook| hook.events)
+            checked(Hook { url: url.to_owned(), secret: None, events }, |_| true).map(|hook| hook.events)
         };
         assert_eq!(hook("https://example.com/a?b=c", &[]).unwrap(), ENDS);
         for url in ["", "example.com", "ftp://example.com", "http://", "http://user:pass@example.com/", "/a"]

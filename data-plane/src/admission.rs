@@ -24,7 +24,7 @@ use parallax_telemetry::{
 };
 use tokio::time::Instant;
 
-use crate::{config::Config, directory::follow::jitter, error::Failure};
+use crate::{config::Current, directory::follow::jitter, error::Failure};
 
 /// Of the bound, what is taken of each priority; percent.
 const SHARES: [usize; Priority::ALL.len()] = [100, 90, 70];
@@ -37,7 +37,7 @@ const RETRY_IN: Duration = Duration::from_millis(200);
 
 /// One worker's calls in flight.
 pub(crate) struct Admission {
-    most: usize,
+    config: Current,
     in_flight: Cell<usize>,
     tenants: RefCell<HashMap<Box<str>, Rc<Tenant>>>,
     /// By priority: for the node's bound, and for the tenant's.
@@ -75,10 +75,9 @@ pub(crate) fn priority(text: &str) -> Result<Priority, Failure> {
 }
 
 impl Admission {
-    pub(crate) fn new(config: &Config, metrics: &DataPlaneMetrics) -> Rc<Self> {
+    pub(crate) fn new(config: Current, metrics: &DataPlaneMetrics) -> Rc<Self> {
         let shed = Priority::ALL.map(|priority| LoadBound::ALL.map(|bound| metrics.shed(priority, bound)));
-        let most = config.max_in_flight.div_ceil(config.workers.max(1));
-        Rc::new(Self { most, in_flight: Cell::new(0), tenants: RefCell::default(), shed })
+        Rc::new(Self { config, in_flight: Cell::new(0), tenants: RefCell::default(), shed })
     }
 
     /// Lets a call of a tenant in, or refuses it with a time to come back.
@@ -90,10 +89,11 @@ impl Admission {
         env: &dyn Env,
     ) -> Result<Ticket, Failure> {
         let of = self.tenant(tenant, now);
-        let (in_flight, most) = (self.in_flight.get(), self.most * SHARES[priority as usize] / 100);
+        let (in_flight, all) = (self.in_flight.get(), self.most());
+        let most = all * SHARES[priority as usize] / 100;
         let bound = if in_flight >= most.max(1) {
             LoadBound::Node
-        } else if in_flight >= self.most / 2 && !self.fits(&of, most, now) {
+        } else if in_flight >= all / 2 && !self.fits(&of, most, now) {
             LoadBound::Tenant
         } else {
             self.in_flight.set(in_flight + 1);
@@ -114,6 +114,12 @@ impl Admission {
         Err(Failure::Shed { why, retry_in: jitter(RETRY_IN, env.random()) })
     }
 
+    /// Calls in flight in this worker.
+    fn most(&self) -> usize {
+        let config = self.config.now();
+        config.max_in_flight.div_ceil(config.workers.max(1))
+    }
+
     fn tenant(&self, name: &str, now: Instant) -> Rc<Tenant> {
         let mut tenants = self.tenants.borrow_mut();
         if let Some(tenant) = tenants.get(name) {
@@ -129,7 +135,7 @@ impl Admission {
     /// Whether all would fit, were every tenant held to as many calls as this one has with one more.
     fn fits(&self, tenant: &Rc<Tenant>, most: usize, now: Instant) -> bool {
         let level = tenant.calls.get() + 1;
-        let reserve = (self.most / RESERVE).max(1);
+        let reserve = (self.most() / RESERVE).max(1);
         let tenants = self.tenants.borrow();
         let others = tenants.values().filter(|other| !Rc::ptr_eq(other, tenant) && other.is_active(now));
         level + others.map(|other| (2 * other.calls.get()).max(reserve).min(level)).sum::<usize>() <= most
@@ -149,6 +155,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::config::Config;
 
     struct World {
         admission: Rc<Admission>,
@@ -162,7 +169,7 @@ mod tests {
             let mut registry = Registry::default();
             let metrics = DataPlaneMetrics::new(&mut registry);
             let config = Config { max_in_flight: 200, workers: 2, ..Config::default() };
-            Self { admission: Admission::new(&config, &metrics), env: Simulated::new(3), registry }
+            Self { admission: Admission::new(config.into(), &metrics), env: Simulated::new(3), registry }
         }
 
         fn ask(&self, tenant: &str, priority: Priority) -> Result<Ticket, Failure> {

@@ -28,6 +28,8 @@ mod window;
 
 use window::Window;
 
+use crate::config::Current;
+
 /// When to open and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -135,7 +137,7 @@ impl State {
 /// One agent's breaker, shared by all cores.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    policy: Policy,
+    config: Current,
     epoch: Instant,
     state: AtomicU64,
     /// Until when the agent rests (milliseconds since the epoch) above sixteen bits that say how often in a row.
@@ -146,15 +148,19 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    pub(crate) fn new(policy: Policy, now: Instant) -> Self {
+    pub(crate) fn new(config: Current, now: Instant) -> Self {
         Self {
-            policy,
+            config,
             epoch: now,
             state: AtomicU64::new(State::Closed { failures: 0 }.pack()),
             rest: AtomicU64::new(0),
             begun: AtomicU64::new(0),
-            recent: Window::new(policy.window),
+            recent: Window::default(),
         }
+    }
+
+    fn policy(&self) -> Policy {
+        self.config.now().breaker
     }
 
     /// How long to wait before asking again: `None` when a call would be let through now.
@@ -221,20 +227,21 @@ impl Breaker {
     /// Counts an ordinary call.
     fn judge(&self, well: bool, now: u64, random: u64) {
         let State::Closed { failures } = self.state() else { return };
-        self.recent.count(now, well);
+        self.recent.count(self.config.now().breaker.window, now, well);
         if well && failures == 0 {
             return;
         }
+        let policy = self.policy();
         let too_many = !well && {
-            let (calls, failed) = self.recent.sum(now);
-            calls >= self.policy.ratio_calls && f64::from(failed) >= f64::from(calls) * self.policy.ratio
+            let (calls, failed) = self.recent.sum(policy.window, now);
+            calls >= policy.ratio_calls && f64::from(failed) >= f64::from(calls) * policy.ratio
         };
         self.update(|state| match state {
             State::Closed { failures: 0 } if well => None,
             State::Closed { .. } if well => Some(State::Closed { failures: 0 }),
             State::Closed { failures } => {
                 let failures = failures.saturating_add(1);
-                Some(if too_many || failures >= self.policy.failures {
+                Some(if too_many || failures >= policy.failures {
                     self.open(now, 1, random)
                 } else {
                     State::Closed { failures }
@@ -250,8 +257,8 @@ impl Breaker {
         match self.state() {
             State::Closed { failures } if self.resting(now).is_some() => (Phase::Throttled, failures),
             State::Closed { failures } => (Phase::Closed, failures),
-            State::Open { until, .. } if now < until => (Phase::Open, self.policy.failures),
-            State::Open { .. } | State::Probing { .. } => (Phase::HalfOpen, self.policy.failures),
+            State::Open { until, .. } if now < until => (Phase::Open, self.policy().failures),
+            State::Open { .. } | State::Probing { .. } => (Phase::HalfOpen, self.policy().failures),
         }
     }
 
@@ -265,7 +272,7 @@ impl Breaker {
 
     /// Calls of the last [`Policy::window`] that said something of the agent.
     pub(crate) fn recent_calls(&self, now: Instant) -> u32 {
-        self.recent.sum(self.millis(now)).0
+        self.recent.sum(self.policy().window, self.millis(now)).0
     }
 
     /// How long calls have been going there: since it is known, or since its breaker closed.
@@ -282,12 +289,13 @@ impl Breaker {
         match state {
             State::Closed { .. } => None,
             State::Open { until, .. } => left(until, now),
-            State::Probing { .. } => Some(self.policy.first),
+            State::Probing { .. } => Some(self.policy().first),
         }
     }
 
     fn open(&self, now: u64, times: u16, random: u64) -> State {
-        State::Open { until: now + pause((self.policy.first, self.policy.longest), times, random), times }
+        let policy = self.policy();
+        State::Open { until: now + pause((policy.first, policy.longest), times, random), times }
     }
 
     /// How long the agent rests still.
@@ -303,9 +311,9 @@ impl Breaker {
             let (resting, again) = (now < until, (times + 1).min(0xffff));
             let end = now
                 + match hint {
-                    Some(hint) => whole_millis(hint.min(self.policy.longest_hint)),
+                    Some(hint) => whole_millis(hint.min(self.policy().longest_hint)),
                     None if resting => return None,
-                    None => pause(self.policy.rest, u16::try_from(again).unwrap_or(u16::MAX), random),
+                    None => pause(self.policy().rest, u16::try_from(again).unwrap_or(u16::MAX), random),
                 };
             (end > until).then_some(end << 16 | if resting { times } else { again })
         });

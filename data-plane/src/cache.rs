@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::error::Failure;
+use crate::{config::Current, error::Failure};
 
 mod key;
 
@@ -143,8 +143,9 @@ pub(crate) enum Found<X> {
 }
 
 /// The node's cache.
+#[derive(Debug)]
 pub(crate) struct Cache {
-    caching: Caching,
+    config: Current,
     held: sync::Cache<Question, Arc<Held>, Weigh, RandomState, Evictions>,
     /// Calls under way that others may share.
     flights: [Mutex<HashMap<Key, Flight>>; SHARDS],
@@ -155,15 +156,22 @@ pub(crate) struct Cache {
 type Flight = watch::Receiver<Option<Given>>;
 
 impl Cache {
-    pub(crate) fn new(caching: Caching, metrics: CacheMetrics) -> Self {
+    pub(crate) fn new(config: Current, metrics: CacheMetrics) -> Self {
+        let max_bytes = config.now().cache.max_bytes;
         let options = OptionsBuilder::new()
             .shards(SHARDS)
-            .weight_capacity(caching.max_bytes)
-            .estimated_items_capacity(usize::try_from(caching.max_bytes / USUAL).unwrap_or(usize::MAX))
+            .weight_capacity(max_bytes)
+            .estimated_items_capacity(usize::try_from(max_bytes / USUAL).unwrap_or(usize::MAX))
             .build()
             .expect("both capacities are given");
         let held = sync::Cache::with_options(options, Weigh, RandomState::new(), Evictions);
-        Self { caching, held, flights: Default::default(), metrics }
+        Self { config, held, flights: Default::default(), metrics }
+    }
+
+    /// Holds so much as is set now: what is too much goes.
+    pub(crate) fn resize(&self) {
+        self.held.set_capacity(self.config.now().cache.max_bytes);
+        self.measure();
     }
 
     /// Answers from what is held, by a call under way, or by `ask`; not later than `deadline`, which is `late`
@@ -244,7 +252,7 @@ impl Cache {
     /// What is held still, however old: of the version that would answer now, or of the last one if nobody
     /// would.
     pub(crate) fn stale(&self, key: &Key) -> Option<Arc<Held>> {
-        let stale = Duration::from_secs(self.caching.stale_seconds);
+        let stale = Duration::from_secs(self.config.now().cache.stale_seconds);
         let dead = |held: &Held| held.age() >= held.ttl + stale;
         if self.held.remove_if(&key.question, |held| dead(held)).is_some() {
             self.measure();
@@ -254,7 +262,7 @@ impl Cache {
     }
 
     fn hold(&self, key: Key, given: &Given) {
-        let Some(ttl) = self.caching.ttl(given.confidence) else { return };
+        let Some(ttl) = self.config.now().cache.ttl(given.confidence) else { return };
         // A copy is as long as the message, whatever buffer that was read into.
         let given = Given { message: Bytes::copy_from_slice(&given.message), ..given.clone() };
         let held = Held { given, version: key.version, at: Instant::now(), ttl };
@@ -294,7 +302,7 @@ impl Drop for Lead<'_> {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Weigh;
 
 impl Weighter<Question, Arc<Held>> for Weigh {
@@ -304,7 +312,7 @@ impl Weighter<Question, Arc<Held>> for Weigh {
 }
 
 /// Tells which answers were pushed out.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Evictions;
 
 impl Lifecycle<Question, Arc<Held>> for Evictions {

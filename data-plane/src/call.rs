@@ -78,7 +78,7 @@ impl Call {
     ) -> Self {
         let ahead = entry.vitals.call_began();
         ask.asked.replace(Some(entry.clone()));
-        let timeout = ask.timeout.unwrap_or(caller.config.default_deadline);
+        let timeout = ask.timeout.unwrap_or(caller.config.now().default_deadline);
         Self {
             span: info_span!(
                 target: EXPORTED_ONLY,
@@ -290,6 +290,11 @@ impl Answering {
 }
 
 impl Answer {
+    /// Whether the whole request has been sent.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.upstream.as_ref().is_none_or(Upstream::is_sent)
+    }
+
     /// The next frame; `None` after the last.
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Some(frame) = self.peeked.take() {

@@ -11,13 +11,13 @@ use tonic::Code;
 use tracing::{Instrument, debug};
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Ticket},
     ask::{Ask, Target},
     balance::{self, Pool, Probed, Prospect, Strategy},
     breaker::by_pattern::Passes,
     cache::Cache,
     call::{Answering, Call},
-    config::Config,
+    config::Current,
     directory::{Directory, Entry},
     error::Failure,
     group::{Group, Shared},
@@ -31,7 +31,7 @@ use crate::{
 
 /// What one worker makes calls with.
 pub(crate) struct Caller {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Current,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) pools: Pools,
@@ -66,8 +66,13 @@ impl Failed {
 }
 
 impl Caller {
-    /// Gets an answer, from as many agents one after the other or side by side as the request allows. The
-    /// answer's head has come, its call is under way.
+    /// Room for one call.
+    pub(crate) fn admit(&self, ask: &Ask<'_>) -> Result<Ticket, Failure> {
+        self.admission.admit(ask.tenant, ask.priority, ask.started, &*self.env)
+    }
+
+    /// Gets an answer to a call that has been admitted, from as many agents one after the other or side by side as the
+    /// request allows. The answer's head has come, its call is under way.
     ///
     /// An error that the agent itself gave comes as its answer if it is the last word.
     pub(crate) async fn call(
@@ -76,17 +81,22 @@ impl Caller {
         sent: Sent<'_>,
     ) -> Result<(Call, Answering), Failure> {
         let uploading = Uploading::new(sent.upload);
-        let ticket = self.admission.admit(ask.tenant, ask.priority, ask.started, &*self.env)?;
         let mut tried = Vec::new();
-        let mut last = None;
+        // Why another is asked, and whose budget pays for that.
+        let mut last: Option<(Failure, Arc<Shared>)> = None;
         loop {
-            let (call, group) = match self.begin(ask, &tried) {
-                Ok(begun) => begun,
-                Err(failure) => return Err(last.unwrap_or(failure)),
+            let (call, group) = match (self.begin(ask, &tried), last.take()) {
+                (Ok(begun), None) => begun,
+                (Ok(begun), Some(_)) => {
+                    self.metrics.retries.inc();
+                    begun
+                }
+                (Err(failure), None) => return Err(failure),
+                (Err(_), Some((failure, group))) => {
+                    group.retries.give_back();
+                    return Err(failure);
+                }
             };
-            if last.is_some() {
-                self.metrics.retries.inc();
-            }
             let began = call.started;
             let ended = match group.as_ref().and_then(|group| self.patience(ask, group)) {
                 Some(patience) => {
@@ -96,13 +106,12 @@ impl Caller {
                 None => self.attempt(ask, &sent, &tried, call, group.as_ref()).await,
             };
             match ended {
-                Ok((mut call, mut answering)) => {
-                    call.ticket = Some(ticket);
+                Ok((call, mut answering)) => {
                     if let Some(group) = group.filter(|_| self.hedgeable(ask)) {
                         // Whoever answered: so long did the first one take at least.
                         group.latencies.record(began.elapsed());
                     }
-                    sent.upload.answered();
+                    sent.upload.answered(answering.body.is_sent());
                     answering.body.upload = Some(uploading);
                     return Ok((call, answering));
                 }
@@ -110,7 +119,7 @@ impl Caller {
                 Err(Failed { asked, failure, .. }) => {
                     debug!("another agent is asked: {failure}");
                     tried.extend(asked);
-                    last = Some(failure);
+                    last = group.map(|group| (failure, group));
                 }
             }
         }
@@ -162,8 +171,8 @@ impl Caller {
         group: &Shared,
     ) -> bool {
         let now = Instant::now();
-        let timeout = ask.timeout.unwrap_or(self.config.default_deadline);
-        let possible = tried.len() < self.config.retry.max
+        let timeout = ask.timeout.unwrap_or(self.config.now().default_deadline);
+        let possible = tried.len() < self.config.now().retry.max
             && failure.retry_is_safe(ask.hints.idempotent)
             && sent.upload.repeatable()
             && now < ask.started + timeout;
@@ -175,7 +184,7 @@ impl Caller {
     }
 
     fn hedgeable(&self, ask: &Ask<'_>) -> bool {
-        ask.hints.idempotent && ask.unary && self.config.hedge.budget_percent > 0
+        ask.hints.idempotent && ask.unary && self.config.now().hedge.budget_percent > 0
     }
 
     /// How long to wait for an agent before another is asked beside it; none when that is not to be.
@@ -183,8 +192,8 @@ impl Caller {
         if !self.hedgeable(ask) {
             return None;
         }
-        let least = Duration::from_millis(self.config.hedge.min_delay_ms);
-        group.latencies.quantile().map(|quantile| quantile.max(least))
+        let least = Duration::from_millis(self.config.now().hedge.min_delay_ms);
+        group.latencies.quantile(self.config.now().hedge.quantile).map(|quantile| quantile.max(least))
     }
 
     /// A call, and a second one beside it if the first is slow: the first good answer counts. The other call
@@ -212,18 +221,25 @@ impl Caller {
         self.metrics.hedges.inc();
         let second = self.attempt(ask, sent, &tried, second, Some(group));
         tokio::pin!(second);
+        // One retry follows, if any.
+        let both = |last: Failed, before: Failed| {
+            if before.again {
+                group.retries.give_back();
+            }
+            last.after(before)
+        };
         tokio::select! {
             biased;
             ended = &mut first => match ended {
                 Ok(answered) => Ok(answered),
-                Err(failed) => second.await.map_err(|last| last.after(failed)),
+                Err(failed) => second.await.map_err(|last| both(last, failed)),
             },
             ended = &mut second => match ended {
                 Ok(answered) => {
                     self.metrics.hedges_won.inc();
                     Ok(answered)
                 }
-                Err(failed) => first.await.map_err(|last| last.after(failed)),
+                Err(failed) => first.await.map_err(|last| both(last, failed)),
             },
         }
     }
@@ -239,7 +255,11 @@ impl Caller {
         if !sent.upload.shareable() || !group.hedge(Instant::now()) {
             return None;
         }
-        self.begin(ask, tried).ok().map(|(call, _)| call)
+        let begun = self.begin(ask, tried).ok();
+        if begun.is_none() {
+            group.hedges.give_back();
+        }
+        begun.map(|(call, _)| call)
     }
 
     /// Chooses an agent that was not yet tried and lets the call in; its group, if there are others in it.
@@ -251,9 +271,9 @@ impl Caller {
         let now = if tried.is_empty() { ask.started } else { Instant::now() };
         let tenant = ask.tenant;
         let snapshot = self.directory.snapshot();
-        let snapshot = snapshot
-            .as_ref()
-            .ok_or_else(|| Failure::NoDirectory { control_plane: self.config.control_planes.join(", ") })?;
+        let snapshot = snapshot.as_ref().ok_or_else(|| Failure::NoDirectory {
+            control_plane: self.config.now().control_planes.join(", "),
+        })?;
         let agents = snapshot.tenant(tenant);
         match ask.target {
             Target::Agent(id) => {
@@ -374,7 +394,7 @@ impl Caller {
         // One that is new or has recovered is given less than its share: what it has in flight counts more.
         #[allow(clippy::cast_precision_loss)]
         let requests = |entry: &Arc<Entry>| (in_flight(entry) as f64 + 1.0) / entry.vitals.ramp(now);
-        match (ask.hints.strategy.unwrap_or(group.shared.strategy), ask.hints.affinity) {
+        match (ask.hints.strategy.unwrap_or(group.shared.strategy()), ask.hints.affinity) {
             (Strategy::RoundRobin, _) => balance::next(members, admits, ordinal),
             (Strategy::LeastRequest, _) => {
                 balance::cheaper_of_two(members, admits, requests, self.env.random())
@@ -393,11 +413,11 @@ impl Caller {
             (Strategy::Confidence, _) => {
                 let random = self.env.random();
                 // The upper half of the word: the lower one says where the pool begins.
-                if (random >> 32) % 100 < self.config.balance.explore_percent.into() {
+                if (random >> 32) % 100 < self.config.now().balance.explore_percent.into() {
                     return balance::next(members, admits, random);
                 }
                 let pool = Pool::look(members, admits, |entry| Some(entry.prospect(now)), random)?;
-                pool.chosen(|prospects| balance::most_promising(prospects, &self.config.balance))
+                pool.chosen(|prospects| balance::most_promising(prospects, &self.config.now().balance))
             }
         }
     }
@@ -410,7 +430,7 @@ impl Caller {
         random: u64,
         now: Instant,
     ) -> Option<&'a Arc<Entry>> {
-        if !self.config.balance.reported_load {
+        if !self.config.now().balance.reported_load {
             return None;
         }
         // Mostly none does: one look tells.

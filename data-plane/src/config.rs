@@ -1,7 +1,8 @@
 //! What a node can be told.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::{ArcSwap, Guard};
 use parallax_security::Plaintext;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +35,7 @@ pub struct Config {
     /// The largest answer that is read for a driver, and the largest call that is taken from one; bytes.
     /// Proxied messages are not bounded, as they are never held.
     pub max_message: usize,
-    /// Calls of one driver's stream that run at a time. When it is reached the stream is not read on.
+    /// Calls of one driver's stream that run at a time; the next waits, and the stream is not read on.
     pub max_calls_per_stream: usize,
     /// Streams that a caller may have open on one connection. Envoy's `max_concurrent_streams`.
     pub max_streams: u32,
@@ -45,7 +46,9 @@ pub struct Config {
     /// in each direction, and a refused call holds nothing. So the worst that callers and agents can do together
     /// is `max_in_flight` × 256 KiB (2.5 GiB by default, when every one of ten thousand calls is stuck in both
     /// directions) and, per connection, the buffers of TLS and HTTP/2 (below 100 KiB, so 400 MiB by default).
-    /// Drivers, which are trusted, add up to `max_message` for each call that they have in flight.
+    /// A call that opted for the cache or a fallback holds up to 1 MiB of request and `max_message` of answer. Drivers,
+    /// which are trusted, add up to `max_message` in each direction for each call that they have in flight; what `FanOut`
+    /// asks is held once for all who are asked together.
     pub max_in_flight: usize,
     /// Connections of callers; each worker takes its part of them, and closes what is beyond at once. Envoy's
     /// `global_downstream_max_connections`.
@@ -106,6 +109,27 @@ pub struct Config {
 
     /// How long calls in flight may take to end when the node stops.
     pub drain: Duration,
+}
+
+/// The settings as they are now. Clones share them, and all see what replaces them at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Current(Arc<ArcSwap<Config>>);
+
+impl From<Config> for Current {
+    fn from(config: Config) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(config)))
+    }
+}
+
+impl Current {
+    /// A read without a lock, for a moment: not to be held while anything is awaited.
+    pub(crate) fn now(&self) -> Guard<Arc<Config>> {
+        self.0.load()
+    }
+
+    pub(crate) fn replace(&self, config: Config) {
+        self.0.store(Arc::new(config));
+    }
 }
 
 /// Another agent of the group is asked when that can do no harm: the first one has provably not begun, or says
@@ -189,15 +213,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// # Errors
     /// What no node could run with.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let within = |range: std::ops::RangeInclusive<f64>, n: f64| range.contains(&n);
         let (breaker, limits, outliers) = (&self.breaker, &self.limits, &self.outliers);
         let millis = Duration::from_millis;
         let rules = [
             ("breaker.ratio", within(f64::MIN_POSITIVE..=1.0, breaker.ratio), "is not above 0 and up to 1"),
             ("breaker.window_ms", breaker.window >= millis(5), "is below 5 ms"),
-            ("breaker.first_rest_ms", breaker.rest.0 <= breaker.rest.1, "begins with more than the longest"),
+            ("breaker.first_ms", breaker.first <= breaker.longest, "is above breaker.longest_ms"),
+            ("breaker.first_rest_ms", breaker.rest.0 <= breaker.rest.1, "is above breaker.longest_rest_ms"),
             ("limits.tolerance", within(1.0..=f64::MAX, limits.tolerance), "is not 1 or more"),
             ("limits.most", limits.most >= limits.least, "is below limits.least"),
             (
@@ -205,6 +231,7 @@ impl Config {
                 (millis(10)..=millis(1000)).contains(&limits.interval),
                 "is not 10 ms to 1 s",
             ),
+            ("outliers.first_ms", outliers.first <= outliers.longest, "is above outliers.longest_ms"),
             ("outliers.factor", within(1.01..=f64::MAX, outliers.factor), "is not 1.01 or more"),
         ];
         if let Some((field, _, problem)) = rules.into_iter().find(|(_, kept, _)| !kept) {

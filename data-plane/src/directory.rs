@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::{
     balance::hash,
-    config::Config,
+    config::Current,
     group::{Group, Shared},
     vitals::Vitals,
 };
@@ -138,7 +138,7 @@ impl Directory {
 
 /// Keeps the entries from one snapshot to the next. Owned by the one task that follows the control plane.
 pub(crate) struct Book {
-    config: Arc<Config>,
+    config: Current,
     metrics: DataPlaneMetrics,
     entries: BTreeMap<AgentKey, Arc<Entry>>,
     departed: HashMap<AgentKey, (Arc<Vitals>, Instant)>,
@@ -148,7 +148,7 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    pub(crate) fn new(config: Arc<Config>, metrics: DataPlaneMetrics) -> Self {
+    pub(crate) fn new(config: Current, metrics: DataPlaneMetrics) -> Self {
         Self {
             config,
             metrics,
@@ -221,7 +221,7 @@ impl Book {
     /// The snapshot as it is now; forgets those who left long ago.
     pub(crate) fn snapshot(&mut self, revision: u64, now: Instant) -> Snapshot {
         self.departed.retain(|key, (_, left)| {
-            let keep = now.saturating_duration_since(*left) < self.config.remember;
+            let keep = now.saturating_duration_since(*left) < self.config.now().remember;
             if !keep {
                 self.metrics.remove_agent(&key.tenant, &key.id);
             }
@@ -272,6 +272,7 @@ mod tests {
     use parallax_telemetry::Registry;
 
     use super::*;
+    use crate::config::Config;
 
     fn record(id: &str, endpoint: &str, capabilities: &[&str]) -> AgentRecord {
         AgentRecord {
@@ -289,7 +290,7 @@ mod tests {
     fn book() -> Book {
         let metrics = DataPlaneMetrics::new(&mut Registry::default());
         let config = Config { remember: Duration::from_secs(60), ..Config::default() };
-        Book::new(Arc::new(config), metrics)
+        Book::new(config.into(), metrics)
     }
 
     fn entry(snapshot: &Snapshot, id: &str) -> Arc<Entry> {

@@ -5,6 +5,7 @@
 
 use std::{cell::RefCell, collections::HashMap, future::Future, rc::Rc, time::Duration};
 
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONTENT_TYPE, TE, USER_AGENT},
@@ -82,17 +83,25 @@ async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Outp
     let mut running = JoinSet::new();
     let mut cancels: HashMap<u64, oneshot::Sender<String>> = HashMap::new();
     let (mut open, mut stopped) = (true, None);
+    // One for which there is no room yet. Until it comes cancellations are read, which make some.
+    let mut next: Option<WireCall> = None;
     tokio::pin!(stopping);
-    while open || !running.is_empty() {
+    loop {
+        let room = running.len() < caller.config.now().max_calls_per_stream;
+        if let Some(mut call) = next.take_if(|_| room) {
+            let (cancel, cancelled) = oneshot::channel();
+            // A second call of the same id hides the first from cancellation, no more.
+            cancels.insert(call.call_id, cancel);
+            let question = Question::of(&caller, call.request.take());
+            running.spawn_local(perform(caller.clone(), origin.clone(), call, question, cancelled));
+        }
+        if !open && running.is_empty() && next.is_none() {
+            break;
+        }
         tokio::select! {
-            message = calls.message(), if open && running.len() < caller.config.max_calls_per_stream => {
+            message = calls.message(), if open && next.is_none() => {
                 match message {
-                    Ok(Some(DispatchRequest { message: Some(Incoming::Call(call)) })) => {
-                        let (cancel, cancelled) = oneshot::channel();
-                        // A second call of the same id hides the first from cancellation, no more.
-                        cancels.insert(call.call_id, cancel);
-                        running.spawn_local(perform(caller.clone(), origin.clone(), call, cancelled));
-                    }
+                    Ok(Some(DispatchRequest { message: Some(Incoming::Call(call)) })) => next = Some(call),
                     Ok(Some(DispatchRequest { message: Some(Incoming::Cancel(cancel)) })) => {
                         if let Some(running) = cancels.remove(&cancel.call_id) {
                             // It fails when the call has just ended.
@@ -120,7 +129,7 @@ async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Outp
                 }
             }
             () = &mut stopping, if open => {
-                open = false;
+                (open, next) = (false, None);
                 stopped = Some(Status::unavailable("this node is stopping; calls without an outcome were not begun"));
             }
             () = outcomes.closed() => return,
@@ -136,18 +145,18 @@ async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Outp
 async fn perform(
     caller: Rc<Caller>,
     origin: Rc<Origin>,
-    mut wanted: WireCall,
+    wanted: WireCall,
+    question: Rc<Question>,
     cancelled: oneshot::Receiver<String>,
 ) -> CallOutcome {
     let (call_id, started_at, started) = (wanted.call_id, caller.env.now(), tokio::time::Instant::now());
-    let request = request(&caller, &mut wanted);
-    let (result, asked) = match ask(&origin, &wanted, &request) {
+    let (result, asked) = match ask(&origin, &wanted, &question) {
         Err(failure) => (Err(failure), None),
         Ok(ask) => {
             let (headers, cache) = (headers(&origin, &wanted), cache(&wanted));
             let result = tokio::select! {
                 biased;
-                result = answer(&caller, &ask, headers, cache, &request) => result,
+                result = answer(&caller, &ask, headers, cache, &question.framed) => result,
                 Ok(reason) = cancelled => Err(Failure::Cancelled(reason)),
             };
             (result, ask.asked.take().map(|entry| entry.agent.key.id.clone()))
@@ -175,17 +184,29 @@ async fn perform(
     }
 }
 
-/// What the agent is sent: with the node's deadline if the call has none.
-fn request(caller: &Caller, wanted: &mut WireCall) -> AgentRequest {
-    let mut request = wanted.request.take().unwrap_or_default();
-    if request.timeout_ms <= 0 {
-        let default = caller.config.default_deadline.as_millis();
-        request.timeout_ms = i32::try_from(default).unwrap_or(i32::MAX);
-    }
-    request
+/// What an agent is sent, or several; encoded once.
+struct Question {
+    pattern: String,
+    task: String,
+    timeout: Duration,
+    framed: Bytes,
 }
 
-fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, request: &'a AgentRequest) -> Result<Ask<'a>, Failure> {
+impl Question {
+    /// With the node's deadline if it has none.
+    fn of(caller: &Caller, request: Option<AgentRequest>) -> Rc<Self> {
+        let mut request = request.unwrap_or_default();
+        if request.timeout_ms <= 0 {
+            let default = caller.config.now().default_deadline.as_millis();
+            request.timeout_ms = i32::try_from(default).unwrap_or(i32::MAX);
+        }
+        let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default());
+        let framed = framed(&request);
+        Rc::new(Self { pattern: request.pattern_name, task: request.task_id, timeout, framed })
+    }
+}
+
+fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, question: &'a Question) -> Result<Ask<'a>, Failure> {
     use wire_v1::call::Target as Wanted;
     let target = match &wanted.target {
         Some(Wanted::AgentId(agent)) => Target::Agent(agent),
@@ -196,10 +217,10 @@ fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, request: &'a AgentRequest) 
         tenant: origin.tenant(Some(&wanted.tenant)),
         target,
         started: tokio::time::Instant::now(),
-        timeout: Some(Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default())),
+        timeout: Some(question.timeout),
         priority: Priority::Default,
-        pattern: &request.pattern_name,
-        recorded: Some(About { pattern: request.pattern_name.clone(), task: request.task_id.clone() }),
+        pattern: &question.pattern,
+        recorded: Some(About { pattern: question.pattern.clone(), task: question.task.clone() }),
         unary: true,
         hints: Hints::read(&wanted.strategy, &wanted.affinity, wanted.idempotent)?,
         asked: RefCell::default(),
@@ -240,15 +261,16 @@ async fn answer(
     ask: &Ask<'_>,
     headers: Result<HeaderMap, Failure>,
     cache: Option<Mode>,
-    request: &AgentRequest,
+    framed: &Bytes,
 ) -> Result<(WireAnswer, Option<String>), Failure> {
-    let (headers, framed) = (headers?, framed(request));
+    let headers = headers?;
+    let _ticket = caller.admit(ask)?;
     let asking = async |ask: &Ask<'_>| {
         let upload = Upload::whole(framed.clone());
         let sent =
             Sent { path: PathAndQuery::from_static(ANALYZE), headers: headers.clone(), upload: &upload };
         let (call, answering) = caller.call(ask, sent).await?;
-        whole::answer(call, answering, caller.config.max_message).await
+        whole::answer(call, answering, caller.config.now().max_message).await
     };
     let Some(plan) = Plan::of(caller, ask, Wishes { cache, ..Wishes::default() })? else {
         let whole = asking(ask).await.map_err(|failed| failed.failure)?;

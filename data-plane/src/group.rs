@@ -13,7 +13,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{balance::Strategy, config::Config, directory::Entry};
+use crate::{
+    balance::Strategy,
+    config::{Current, Retry},
+    directory::Entry,
+};
 
 /// Who can be asked for one capability.
 #[derive(Debug)]
@@ -25,7 +29,8 @@ pub(crate) struct Group {
 /// What all cores know of a group.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) strategy: Strategy,
+    capability: String,
+    config: Current,
     pub(crate) retries: Budget,
     pub(crate) hedges: Budget,
     /// Of calls that may be hedged.
@@ -36,15 +41,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(capability: &str, config: &Config, now: Instant) -> Self {
+    pub(crate) fn new(capability: &str, config: &Current, now: Instant) -> Self {
         Self {
-            strategy: config.balance.of(capability),
-            retries: Budget::new(config.retry.budget_percent, config.retry.min_per_second),
-            hedges: Budget::new(config.hedge.budget_percent, 0),
-            latencies: Latencies::new(config.hedge.quantile),
+            capability: capability.to_owned(),
+            config: config.clone(),
+            retries: Budget::default(),
+            hedges: Budget::default(),
+            latencies: Latencies::default(),
             calls: AtomicU64::new(0),
             epoch: now,
         }
+    }
+
+    pub(crate) fn strategy(&self) -> Strategy {
+        self.config.now().balance.of(&self.capability)
     }
 
     /// Counts a call; how many there were before.
@@ -54,12 +64,19 @@ impl Shared {
 
     /// Whether another retry is within the budget; takes it.
     pub(crate) fn retry(&self, now: Instant) -> bool {
-        self.retries.withdraw(self.calls.load(Relaxed), now.saturating_duration_since(self.epoch))
+        let Retry { budget_percent, min_per_second, .. } = self.config.now().retry;
+        self.retries.withdraw((budget_percent, min_per_second), self.earning(now))
     }
 
     /// Whether another hedge is within the budget; takes it.
     pub(crate) fn hedge(&self, now: Instant) -> bool {
-        self.hedges.withdraw(self.calls.load(Relaxed), now.saturating_duration_since(self.epoch))
+        let percent = self.config.now().hedge.budget_percent;
+        self.hedges.withdraw((percent, 0), self.earning(now))
+    }
+
+    /// Calls so far, and since when.
+    fn earning(&self, now: Instant) -> (u64, Duration) {
+        (self.calls.load(Relaxed), now.saturating_duration_since(self.epoch))
     }
 }
 
@@ -67,34 +84,34 @@ impl Shared {
 ///
 /// A token bucket that calls fill (Finagle's `RetryBudget`; Envoy's `retry_budget.budget_percent`). When all
 /// agents of a group fail, the load on them grows by the share and no more.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Budget {
-    percent: u64,
-    per_second: u64,
     /// Hundredths of a call, of all that was ever earned.
     spent: AtomicU64,
 }
 
 /// Hundredths of a call.
 const CALL: u64 = 100;
-/// What is not spent is kept up to this many calls.
+/// What is not spent is kept up to this many calls; and no more than so many are owed when the share is made smaller.
 const SAVED: u64 = 100 * CALL;
 
 impl Budget {
-    fn new(percent: u32, per_second: u32) -> Self {
-        Self { percent: percent.into(), per_second: per_second.into(), spent: AtomicU64::new(0) }
+    /// What was withdrawn was not used.
+    pub(crate) fn give_back(&self) {
+        self.spent.fetch_sub(CALL, Relaxed);
     }
 
-    fn withdraw(&self, calls: u64, age: Duration) -> bool {
+    fn withdraw(&self, (percent, per_second): (u32, u32), (calls, age): (u64, Duration)) -> bool {
         // A fresh group has a second's worth.
         let seconds = u64::try_from(age.as_millis()).unwrap_or(u64::MAX / 1_000_000) + 1000;
-        let earned = calls * self.percent + seconds * self.per_second * CALL / 1000;
-        self.spent
-            .fetch_update(Relaxed, Relaxed, |spent| {
-                let spent = spent.max(earned.saturating_sub(SAVED));
-                (spent + CALL <= earned).then_some(spent + CALL)
-            })
-            .is_ok()
+        let earned = calls * u64::from(percent) + seconds * u64::from(per_second) * CALL / 1000;
+        let mut granted = false;
+        let spend = |spent: u64| {
+            let spent = spent.clamp(earned.saturating_sub(SAVED), earned + SAVED);
+            granted = spent + CALL <= earned;
+            Some(if granted { spent + CALL } else { spent })
+        };
+        self.spent.fetch_update(Relaxed, Relaxed, spend).is_ok_and(|_| granted)
     }
 }
 
@@ -108,16 +125,17 @@ const ENOUGH: u32 = 20;
 /// A quantile of how long calls take: counts in buckets that grow by a fifth, and forget.
 #[derive(Debug)]
 pub(crate) struct Latencies {
-    quantile: f64,
     counts: [AtomicU32; BUCKETS],
     total: AtomicU32,
 }
 
-impl Latencies {
-    fn new(quantile: f64) -> Self {
-        Self { quantile, counts: std::array::from_fn(|_| AtomicU32::new(0)), total: AtomicU32::new(0) }
+impl Default for Latencies {
+    fn default() -> Self {
+        Self { counts: std::array::from_fn(|_| AtomicU32::new(0)), total: AtomicU32::new(0) }
     }
+}
 
+impl Latencies {
     pub(crate) fn record(&self, took: Duration) {
         self.counts[bucket(took)].fetch_add(1, Relaxed);
         if self.total.fetch_add(1, Relaxed) + 1 == HALVED_AT {
@@ -131,13 +149,13 @@ impl Latencies {
         }
     }
 
-    /// At least so long did that share of the calls take at most; `None` before there are enough.
-    pub(crate) fn quantile(&self) -> Option<Duration> {
+    /// At least so long did that share (0 to 1) of the calls take at most; `None` before there are enough.
+    pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
         let total = self.total.load(Relaxed);
         if total < ENOUGH {
             return None;
         }
-        let rank = (f64::from(total) * self.quantile).ceil();
+        let rank = (f64::from(total) * share).ceil();
         let mut seen = 0.0;
         let index = self.counts.iter().position(|count| {
             seen += f64::from(count.load(Relaxed));
@@ -169,37 +187,36 @@ mod tests {
     #[test]
     fn a_budget_is_a_share_of_the_calls_and_a_few_each_second() {
         let second = Duration::from_secs(1);
-        let budget = Budget::new(20, 0);
-        assert!(!budget.withdraw(4, second), "a fifth of four is less than one");
-        let granted = (5..=100).filter(|calls| budget.withdraw(*calls, second)).count();
-        assert_eq!(granted, 20);
-        assert_eq!(
-            (0..1000).filter(|_| budget.withdraw(100_000, second)).count(),
-            100,
-            "what is saved is bounded"
-        );
+        let budget = Budget::default();
+        let fifth = |calls| budget.withdraw((20, 0), (calls, second));
+        assert!(!fifth(4), "a fifth of four is less than one");
+        assert_eq!((5..=100).filter(|calls| fifth(*calls)).count(), 20);
+        assert_eq!((0..1000).filter(|_| fifth(100_000)).count(), 100, "what is saved is bounded");
+        let tenth = |calls| budget.withdraw((10, 0), (calls, second));
+        assert!(!tenth(100_000), "twice as much was spent as that");
+        assert_eq!((100_000..102_000).filter(|calls| tenth(*calls)).count(), 99, "what is owed is bounded");
 
-        let budget = Budget::new(0, 3);
-        assert_eq!((0..10).filter(|_| budget.withdraw(0, Duration::ZERO)).count(), 3);
-        assert_eq!((0..10).filter(|_| budget.withdraw(0, second * 2)).count(), 6);
+        let budget = Budget::default();
+        let granted = |age| (0..10).filter(|_| budget.withdraw((0, 3), (0, age))).count();
+        assert_eq!((granted(Duration::ZERO), granted(second * 2)), (3, 6));
     }
 
     #[test]
     fn a_quantile_is_within_a_fifth_and_follows() {
-        let latencies = Latencies::new(0.95);
+        let latencies = Latencies::default();
         for millis in 1..=19 {
             latencies.record(Duration::from_millis(millis));
         }
-        assert_eq!(latencies.quantile(), None, "too few");
+        assert_eq!(latencies.quantile(0.95), None, "too few");
         for millis in 1..=1000 {
             latencies.record(Duration::from_millis(millis));
         }
-        let p95 = latencies.quantile().unwrap().as_secs_f64();
+        let p95 = latencies.quantile(0.95).unwrap().as_secs_f64();
         assert!((0.95..0.95 * 1.25).contains(&p95), "{p95}");
         for _ in 0..60_000 {
             latencies.record(Duration::from_millis(10));
         }
-        let p95 = latencies.quantile().unwrap().as_secs_f64();
+        let p95 = latencies.quantile(0.95).unwrap().as_secs_f64();
         assert!((0.010..0.0125).contains(&p95), "what was long ago is forgotten: {p95}");
     }
 

@@ -93,7 +93,7 @@ enum Connection {
 
 impl HttpAgent {
     pub(crate) fn new(dialer: Rc<Dialer>, entry: Arc<Entry>, url: Url) -> Rc<Self> {
-        let room = Semaphore::new(dialer.config.http_calls_per_agent);
+        let room = Semaphore::new(dialer.config.now().http_calls_per_agent);
         Rc::new(Self {
             dialer,
             entry,
@@ -130,7 +130,7 @@ impl HttpAgent {
                 headers.insert(TIMEOUT_MS, HeaderValue::from(left_ms));
                 headers.insert(CONTENT_TYPE, JSON);
                 let response = self.exchange(Method::POST, "/analyze", headers, json.into(), probe).await?;
-                upload.answered();
+                upload.answered(false);
                 let mut replied = match response.status() {
                     status if status.is_success() => {
                         let result = answer(response.body(), &self.entry.agent, now());
@@ -163,7 +163,7 @@ impl HttpAgent {
 
     /// The request's body as a whole.
     async fn collect(&self, upload: &Rc<Upload>) -> Result<Bytes, Failure> {
-        let limit = self.dialer.config.max_message;
+        let limit = self.dialer.config.now().max_message;
         match Limited::new(upload.attempt(), limit + PREFIX).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Failure::Malformed(format!(
@@ -245,7 +245,7 @@ impl HttpAgent {
 
     async fn read(&self, response: Response<Incoming>) -> Result<Response<Bytes>, Failure> {
         let (head, body) = response.into_parts();
-        let limit = self.dialer.config.max_message;
+        let limit = self.dialer.config.now().max_message;
         match Limited::new(body, limit).collect().await {
             Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
             Err(e) => Err(match e.downcast::<hyper::Error>() {
@@ -306,7 +306,7 @@ impl HttpAgent {
         {
             return Err(unreachable(&backoff.cause));
         }
-        let limit = self.dialer.config.connect_timeout;
+        let limit = self.dialer.config.now().connect_timeout;
         let connected = match timeout(limit, self.connect()).await {
             Ok(connected) => connected,
             Err(_) => Err(format!("no connection within {} ms", limit.as_millis())),
@@ -357,7 +357,7 @@ impl HttpAgent {
         let (send, connection) = http2::Builder::new(Local(tasks.clone()))
             .timer(TokioTimer::new())
             .max_local_error_reset_streams(None)
-            .keep_alive_interval(self.dialer.config.keepalive)
+            .keep_alive_interval(self.dialer.config.now().keepalive)
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(stream))
             .await
@@ -376,7 +376,7 @@ impl HttpAgent {
         if connection.send.is_closed() {
             return;
         }
-        let until = Instant::now() + self.dialer.config.http_idle;
+        let until = Instant::now() + self.dialer.config.now().http_idle;
         self.idle.borrow_mut().push((connection, until));
         if !self.watched.replace(true) {
             spawn_local(expire(Rc::downgrade(self), until));

@@ -68,6 +68,7 @@ use parallax_proto::dataplane::v1::data_plane_server::SERVICE_NAME;
 use parallax_runtime::{env::Env, lifecycle::Lifecycle, store::ConfidenceStore};
 use parallax_security::Tls;
 use parallax_telemetry::{Registry, admin::Readiness, metrics::DataPlaneMetrics};
+use tokio::sync::oneshot;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tracing::{error, info};
@@ -82,6 +83,7 @@ pub use limit::Limits;
 pub use outlier::Outliers;
 
 use cache::Cache;
+use config::Current;
 use directory::{
     Directory,
     follow::{Followed, Follower},
@@ -94,6 +96,8 @@ pub struct DataPlane {
     admin: SocketAddr,
     readiness: Readiness,
     registry: Arc<Registry>,
+    config: Current,
+    cache: Arc<Cache>,
 }
 
 impl DataPlane {
@@ -113,7 +117,7 @@ impl DataPlane {
         life: &Lifecycle,
     ) -> Result<Self, Error> {
         config.check()?;
-        let config = Arc::new(config);
+        let current = Current::from(config.clone());
         let mut registry = Registry::default();
         let metrics = DataPlaneMetrics::new(&mut registry);
         let registry = Arc::new(registry);
@@ -129,14 +133,14 @@ impl DataPlane {
 
         let (recorder, tracker) =
             tracker::tracker(config.sample_queue, confidence, env.clone(), metrics.clone());
-        let cache = Arc::new(Cache::new(config.cache.clone(), metrics.cache.clone()));
+        let cache = Arc::new(Cache::new(current.clone(), metrics.cache.clone()));
         let (health, health_service) = tonic_health::server::health_reporter();
         for service in HEALTH_SERVICES {
             health.set_service_status(service, ServingStatus::NotServing).await;
         }
         for (number, listener) in listeners.into_iter().enumerate() {
             let worker = server::Worker {
-                config: config.clone(),
+                config: current.clone(),
                 tls: tls.clone(),
                 env: env.clone(),
                 directory: directory.clone(),
@@ -150,23 +154,32 @@ impl DataPlane {
         }
         // The workers hold the others: when the last of them has stopped the tracker does.
         drop(recorder);
-        life.spawn("data-plane tracker", tracker.run());
+        let (last, drained) = oneshot::channel::<()>();
+        life.spawn("data-plane tracker", async move {
+            tracker.run().await;
+            drop(last);
+        });
         life.spawn("data-plane health", report_health(health, readiness.clone(), life.clone()));
 
         let router = services::admin(readiness.clone(), registry.clone(), directory.clone());
-        let stopping = life.stopping();
+        let (stopping, stopped) = (life.stopping(), readiness.clone());
         life.spawn("data-plane admin", async move {
-            if let Err(e) = axum::serve(admin_listener, router).with_graceful_shutdown(stopping).await {
+            let drained = async move {
+                stopping.await;
+                let _stopping = stopped.block("stopping");
+                drained.await.ok();
+            };
+            if let Err(e) = axum::serve(admin_listener, router).with_graceful_shutdown(drained).await {
                 error!("the admin port failed: {e}");
             }
         });
-        life.spawn_until_stopped("data-plane outliers", outlier::run(directory.clone(), config.outliers));
-        let followed = Followed::new(&config, directory, metrics, joining);
+        life.spawn_until_stopped("data-plane outliers", outlier::run(directory.clone(), current.clone()));
+        let followed = Followed::new(current.clone(), directory, metrics, joining);
         for control_plane in &config.control_planes {
             let follower = Follower {
                 control_plane: control_plane.clone(),
                 advertise: config.advertise.clone().unwrap_or_else(|| grpc.to_string()),
-                config: config.clone(),
+                config: current.clone(),
                 tls: tls.clone(),
                 env: env.clone(),
                 followed: followed.clone(),
@@ -174,7 +187,21 @@ impl DataPlane {
             life.spawn_until_stopped("data-plane directory", follower.run());
         }
         info!(%grpc, %admin, "data plane listens");
-        Ok(Self { grpc, admin, readiness, registry })
+        Ok(Self { grpc, admin, readiness, registry, config: current, cache })
+    }
+
+    /// Replaces the settings, without touching a call: those that begin from now on go by the new ones. What the node
+    /// was bound with stays as it is: names and addresses, `plaintext`, `workers`, `max_message` of drivers, and
+    /// `sample_queue`.
+    ///
+    /// # Errors
+    /// A setting that cannot be; then nothing has changed.
+    pub fn reconfigure(&self, change: impl FnOnce(Config) -> Config) -> Result<(), Error> {
+        let config = change(Config::clone(&self.config.now()));
+        config.check()?;
+        self.config.replace(config);
+        self.cache.resize();
+        Ok(())
     }
 
     /// Where callers reach the node.

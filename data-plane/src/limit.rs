@@ -23,6 +23,8 @@ use std::{
     time::Duration,
 };
 
+use crate::config::Current;
+
 /// Within what the limit moves, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -73,7 +75,7 @@ const PROBE: f64 = 4.0;
 /// One agent's limit, shared by all cores. A call costs it an atomic addition.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    limits: Limits,
+    config: Current,
     /// Bits of an f64, as are `unloaded` and `held`.
     limit: AtomicU64,
     /// Calls that had few others before them, and the rest, of this interval.
@@ -93,10 +95,11 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(config: Current) -> Self {
+        let most = config.now().limits.most;
         Self {
-            limits,
-            limit: bits(f64::from(limits.most)),
+            config,
+            limit: bits(f64::from(most)),
             light: Latencies::default(),
             loaded: Latencies::default(),
             peak: AtomicUsize::new(0),
@@ -107,6 +110,10 @@ impl Limit {
             blind: AtomicU32::new(0),
             held: bits(0.0),
         }
+    }
+
+    fn limits(&self) -> Limits {
+        self.config.now().limits
     }
 
     /// Calls in flight that it allows.
@@ -134,10 +141,11 @@ impl Limit {
             true => self.get(),
             false => self.crowd.load(Relaxed).max(self.peak.load(Relaxed)) / FEW,
         };
-        let light = ahead < few.max(self.limits.least as usize);
+        let limits = self.limits();
+        let light = ahead < few.max(limits.least as usize);
         let (counted, other) = if light { (&self.light, &self.loaded) } else { (&self.loaded, &self.light) };
         let count = counted.add(took);
-        let interval = u64::try_from(self.limits.interval.as_millis()).unwrap_or(u64::MAX);
+        let interval = u64::try_from(limits.interval.as_millis()).unwrap_or(u64::MAX);
         let began = self.began.load(Relaxed);
         if count + other.count() >= SAMPLES
             && now.saturating_sub(began) >= interval
@@ -165,7 +173,7 @@ impl Limit {
 
     /// Once for all calls that were under way together.
     fn back_off(&self, limit: f64, now: u64) {
-        let pause = self.unloaded().unwrap_or_default().max(self.limits.interval);
+        let pause = self.unloaded().unwrap_or_default().max(self.limits().interval);
         let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         let last = self.backed_off.load(Relaxed);
         if (last == 0 || now.saturating_sub(last) >= pause)
@@ -179,6 +187,7 @@ impl Limit {
     /// By one core at a time, but for one that takes longer over it than an interval: then a move is lost.
     #[allow(clippy::cast_precision_loss)]
     fn end_interval(&self) {
+        let limits = self.limits();
         let (limit, held) = (get(&self.limit), get(&self.held));
         let before = get(&self.unloaded);
         // Too few to go by are kept for the next interval.
@@ -188,7 +197,7 @@ impl Limit {
         let peak = self.peak.swap(0, Relaxed);
         self.crowd.store(peak.max(self.crowd.load(Relaxed) * 9 / 10), Relaxed);
         if let Some((_, mean)) = light {
-            let least = limit <= self.limits.least.into();
+            let least = limit <= limits.least.into();
             let weight = if held > 0.0 || least { WEIGHT.1 } else { WEIGHT.0 };
             set(&self.unloaded, if before.is_nan() { mean } else { before + weight * (mean - before) });
         }
@@ -203,12 +212,12 @@ impl Limit {
         let used = limit.min(peak as f64);
         let steepness = match (loaded, get(&self.unloaded)) {
             (Some((LOADED.., mean)), unloaded)
-                if mean.exp2() - unloaded.exp2() < self.limits.slack.as_micros() as f64 =>
+                if mean.exp2() - unloaded.exp2() < limits.slack.as_micros() as f64 =>
             {
                 1.0
             }
             // NaN as long as nothing is known.
-            (Some((LOADED.., mean)), unloaded) => self.limits.tolerance * (unloaded - mean).exp2(),
+            (Some((LOADED.., mean)), unloaded) => limits.tolerance * (unloaded - mean).exp2(),
             _ => f64::INFINITY,
         };
         // With nothing that speaks against it, faster than by the headroom.
@@ -239,7 +248,8 @@ impl Limit {
     }
 
     fn set(&self, limit: f64) {
-        set(&self.limit, limit.clamp(self.limits.least.into(), self.limits.most.into()));
+        let limits = self.limits();
+        set(&self.limit, limit.clamp(limits.least.into(), limits.most.into()));
     }
 }
 

@@ -50,7 +50,8 @@ enum Step {
 impl Plan {
     /// What a call opted for, by itself or by its capability's settings; none for most.
     pub(crate) fn of(caller: &Caller, ask: &Ask<'_>, wishes: Wishes) -> Result<Option<Self>, Failure> {
-        let (cached, rules) = (&caller.config.cache.capabilities, &caller.config.fallback.rules);
+        let config = caller.config.now();
+        let (cached, rules) = (&config.cache.capabilities, &config.fallback.rules);
         let set = !(cached.is_empty() && rules.is_empty());
         let capability = if set { capability(caller, ask) } else { None };
         let rule = rules.iter().find(|rule| Some(&rule.capability) == capability.as_ref());
@@ -199,7 +200,7 @@ impl Opted<'_> {
     }
 
     fn timeout(&self) -> Duration {
-        self.ask.timeout.unwrap_or(self.caller.config.default_deadline)
+        self.ask.timeout.unwrap_or(self.caller.config.now().default_deadline)
     }
 
     fn left(&self) -> Duration {
@@ -260,7 +261,7 @@ impl Opted<'_> {
             Some(age) => (kind.served_by().as_str().to_owned(), format!(" of {} s ago", age.as_secs())),
             None => (format!("{}:{agent}", kind.served_by().as_str()), String::new()),
         };
-        let factor = kind.factor(&self.caller.config.fallback);
+        let factor = kind.factor(&self.caller.config.now().fallback);
         let confidence = given.confidence.map(|confidence| confidence.get() * factor);
         let why = format!("an answer of {agent}{ago}, as the call failed: {failure}");
         Answered {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
 use crate::{
+    config::Current,
     directory::{Directory, Entry, Tenant},
     vitals::Standing,
 };
@@ -47,13 +48,13 @@ impl Default for Outliers {
 }
 
 /// Looks at the groups once a second, until it is dropped.
-pub(crate) async fn run(directory: Arc<Directory>, outliers: Outliers) {
+pub(crate) async fn run(directory: Arc<Directory>, config: Current) {
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         sweeps.tick().await;
         if let Some(snapshot) = directory.snapshot().as_ref() {
-            snapshot.tenants().for_each(|tenant| sweep(tenant, &outliers, Instant::now()));
+            snapshot.tenants().for_each(|tenant| sweep(tenant, &config.now().outliers, Instant::now()));
         }
     }
 }
@@ -160,7 +161,6 @@ mod tests {
     use super::*;
     use crate::{
         breaker::Verdict,
-        config::Config,
         directory::{Book, Snapshot},
         vitals::{Ended, Vitals},
     };
@@ -168,7 +168,7 @@ mod tests {
     /// A tenant of agents with these capabilities.
     fn snapshot(agents: &[(&str, &[&str])]) -> Snapshot {
         let metrics = DataPlaneMetrics::new(&mut Registry::default());
-        let mut book = Book::new(Arc::new(Config::default()), metrics);
+        let mut book = Book::new(Current::default(), metrics);
         let record = |(id, capabilities): &(&str, &[&str])| AgentRecord {
             tenant: "default".into(),
             registration: Some(AgentRegistration {

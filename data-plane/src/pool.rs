@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::{
-    config::Config,
+    config::Current,
     directory::{Entry, follow::jitter},
     error::Failure,
     http_agent::HttpAgent,
@@ -54,7 +54,7 @@ pub(crate) struct Pools {
 }
 
 pub(crate) struct Dialer {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Current,
     pub(crate) tls: Tls,
     pub(crate) env: Arc<dyn Env>,
     /// What drives connections.
@@ -62,7 +62,7 @@ pub(crate) struct Dialer {
 }
 
 impl Pools {
-    pub(crate) fn new(config: Arc<Config>, tls: Tls, env: Arc<dyn Env>, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(config: Current, tls: Tls, env: Arc<dyn Env>, tasks: TaskTracker) -> Self {
         let dialer = Rc::new(Dialer { config, tls, env, tasks });
         Self { dialer, pools: RefCell::default(), by_http: RefCell::default() }
     }
@@ -126,7 +126,6 @@ pub(crate) struct Backoff {
 pub(crate) struct Lease {
     pool: Rc<Pool>,
     connection: Rc<Connection>,
-    since: Instant,
 }
 
 impl Pool {
@@ -156,7 +155,7 @@ impl Pool {
             let error = match Attempt::begin(&lease.connection, head(), upload) {
                 Ok(attempt) => match attempt.await {
                     Ok(response) => {
-                        lease.connection.heard.set(Instant::now());
+                        lease.connection.silent_since.set(None);
                         return Ok(response);
                     }
                     Err(error) if never_processed(&error) => error,
@@ -177,18 +176,19 @@ impl Pool {
 
     /// A connection with room, opened if need be.
     async fn lease(self: &Rc<Self>, probe: bool) -> Result<Lease, Failure> {
-        let config = &self.dialer.config;
         let mut dials = 0;
         loop {
             let best = self.best();
-            let crowded = |c: &Rc<Connection>| c.is_crowded(config.streams_per_connection);
-            let wanted =
-                best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent;
+            let wanted = {
+                let config = self.dialer.config.now();
+                let crowded = |c: &Rc<Connection>| c.is_crowded(config.streams_per_connection);
+                best.as_ref().is_none_or(crowded) && self.open.borrow().len() < config.connections_per_agent
+            };
             let connecting = if wanted { self.connecting(probe && dials == 0) } else { None };
             // With any connection at all a call does not wait for another.
             if let Some(connection) = best {
                 connection.in_flight.set(connection.in_flight.get() + 1);
-                return Ok(Lease { pool: self.clone(), connection, since: Instant::now() });
+                return Ok(Lease { pool: self.clone(), connection });
             }
             dials += 1;
             match connecting {
@@ -225,7 +225,7 @@ impl Pool {
         *connecting = Some(wait.clone());
         let (dialer, entry, pool) = (self.dialer.clone(), self.entry.clone(), Rc::downgrade(self));
         self.dialer.tasks.spawn_local(async move {
-            let limit = dialer.config.connect_timeout;
+            let limit = dialer.config.now().connect_timeout;
             let connected = match timeout(limit, dialer.connect(&entry, &pool)).await {
                 Ok(connected) => connected,
                 Err(_) => Err(format!("no connection within {} ms", limit.as_millis())),
@@ -255,7 +255,7 @@ impl Pool {
 impl Dialer {
     /// How long an agent is not dialled that could not be connected to, perhaps not for the first time.
     pub(crate) fn back_off(&self, before: Option<&Backoff>, entry: &Entry, cause: String) -> Backoff {
-        let (first, longest) = self.config.connect_backoff;
+        let (first, longest) = self.config.now().connect_backoff;
         let pause = before.map_or(first, |before| (before.pause * 2).min(longest));
         info!(agent = entry.agent.key.id, "cannot connect to {}: {cause}", entry.agent.endpoint);
         Backoff { until: Instant::now() + jitter(pause, self.env.random()), pause, cause }
@@ -268,11 +268,11 @@ impl Lease {
         self.pool.open.borrow_mut().retain(|open| !Rc::ptr_eq(open, &self.connection));
     }
 
-    /// The call met its deadline. If the connection has been silent since the call was sent, and for long, it
-    /// may be dead without either end knowing.
+    /// The call met its deadline. If for long nothing that was asked on the connection has been answered, it may be
+    /// dead without either end knowing.
     pub(crate) fn timed_out(&self) {
-        let waited = self.since.elapsed() >= self.pool.dialer.config.silence;
-        if waited && self.connection.heard.get() <= self.since {
+        let silent = self.connection.silent_since.get();
+        if silent.is_some_and(|since| since.elapsed() >= self.pool.dialer.config.now().silence) {
             self.give_up();
         }
     }
@@ -322,7 +322,7 @@ mod tests {
     use tokio::{task::LocalSet, time::sleep};
 
     use super::*;
-    use crate::directory::Book;
+    use crate::{config::Config, directory::Book};
 
     /// A network in which nobody is at home.
     struct Deserted {
@@ -357,7 +357,7 @@ mod tests {
         let files = authority.bundle(&identity, dir.path(), now).unwrap();
         let tls = Tls::load(files, now).unwrap();
         let (first, longest) = (Duration::from_millis(100), Duration::from_millis(1600));
-        let config = Arc::new(Config { connect_backoff: (first, longest), ..Config::default() });
+        let config = Current::from(Config { connect_backoff: (first, longest), ..Config::default() });
         let metrics = DataPlaneMetrics::new(&mut Registry::default());
         let mut book = Book::new(config.clone(), metrics);
         let registration =

@@ -98,9 +98,10 @@ async fn forward(
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let scanned = matches!(path.as_str(), ANALYZE | STREAM_ANALYZE);
     let routing = Routing::take(&mut head.headers);
-    let planned = ask(&routing, origin, &head.headers, path.as_str())
-        .and_then(|ask| Ok((plan(&caller, &ask, routing.wishes()?, path.as_str())?, ask)));
-    let (plan, ask) = match planned {
+    let planned = ask(&routing, origin, &head.headers, path.as_str()).and_then(|ask| {
+        Ok((plan(&caller, &ask, routing.wishes()?, path.as_str())?, caller.admit(&ask)?, ask))
+    });
+    let (plan, ticket, ask) = match planned {
         Ok(planned) => planned,
         Err(failure) => {
             discard(body);
@@ -113,14 +114,16 @@ async fn forward(
             match Box::pin(held::request(&caller, &ask, body)).await? {
                 Held::Whole { framed, message } => {
                     let opted = Opted { caller: &caller, ask: &ask, message: &message, plan };
-                    return Ok(Box::pin(held::answer(opted, head.headers, framed)).await);
+                    return Ok(Box::pin(held::answer(opted, head.headers, framed, ticket)).await);
                 }
                 Held::Other(upload) => upload,
             }
         }
         _ => Upload::streamed(body),
     };
-    let (call, answering) = caller.call(&ask, Sent { path, headers: head.headers, upload: &upload }).await?;
+    let sent = Sent { path, headers: head.headers, upload: &upload };
+    let (mut call, answering) = caller.call(&ask, sent).await?;
+    call.ticket = Some(ticket);
     let mut response = respond(call, answering, scanned);
     if let Some(plan) = plan {
         caller.cache.metrics.call(plan.unused());

@@ -37,7 +37,7 @@ use crate::{
     admission::Admission,
     cache::Cache,
     caller::Caller,
-    config::Config,
+    config::Current,
     directory::Directory,
     error::Error,
     fanout,
@@ -97,7 +97,7 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<StdListener> {
 
 /// What a worker is started with.
 pub(crate) struct Worker {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Current,
     pub(crate) tls: Tls,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) directory: Arc<Directory>,
@@ -141,9 +141,9 @@ impl Worker {
     async fn serve(self, listener: TcpListener) {
         let Self { config, tls, env, directory, recorder, metrics, cache, routes, life } = self;
         let (calls, connections) = (TaskTracker::new(), TaskTracker::new());
-        let acceptor = tls.acceptor(Alpn::Grpc, config.plaintext);
+        let acceptor = tls.acceptor(Alpn::Grpc, config.now().plaintext);
         let pools = Pools::new(config.clone(), tls, env.clone(), connections.clone());
-        let admission = Admission::new(&config, &metrics);
+        let admission = Admission::new(config.clone(), &metrics);
         let mut changes = directory.changes();
         let caller = Rc::new(Caller {
             config: config.clone(),
@@ -156,9 +156,9 @@ impl Worker {
             cache,
         });
         let (jobs, mut driven) = mpsc::channel(1);
-        let (directory, node_id) = (caller.directory.clone(), config.node_id.clone());
+        let (directory, node_id) = (caller.directory.clone(), config.now().node_id.clone());
         let dispatcher = Dispatcher { jobs, directory, node_id };
-        let routes = routes.add_service(dispatcher.service(config.max_message));
+        let routes = routes.add_service(dispatcher.service(config.now().max_message));
         let services = Services { caller: caller.clone(), routes: routes.prepare() };
         let edge = Rc::new(Edge {
             acceptor,
@@ -168,17 +168,15 @@ impl Worker {
             life: life.clone(),
             open: Cell::new(0),
         });
-        let most = config.max_connections.div_ceil(config.workers);
-
         let stopping = life.stopping();
         tokio::pin!(stopping);
         loop {
             tokio::select! {
                 () = &mut stopping => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((_, addr)) if edge.open.get() >= most => {
+                    Ok((_, addr)) if edge.is_full() => {
                         metrics.connections_refused.inc();
-                        debug!(%addr, "closed at once: {most} connections are open on this worker");
+                        debug!(%addr, "closed at once: {} connections are open on this worker", edge.open.get());
                     }
                     Ok((socket, _)) => drop(calls.spawn_local(edge.clone().connection(socket))),
                     Err(e) => {
@@ -197,8 +195,9 @@ impl Worker {
         drop(listener);
         drop(driven);
         calls.close();
-        if timeout(config.drain, calls.wait()).await.is_err() {
-            warn!(left = calls.len(), "calls were still in flight after {} s", config.drain.as_secs());
+        let drain = config.now().drain;
+        if timeout(drain, calls.wait()).await.is_err() {
+            warn!(left = calls.len(), "calls were still in flight after {} s", drain.as_secs());
         }
         caller.pools.retain(&HashSet::new());
         connections.close();
@@ -212,7 +211,7 @@ impl Worker {
 struct Edge {
     acceptor: Acceptor,
     services: Services,
-    config: Arc<Config>,
+    config: Current,
     calls: TaskTracker,
     life: Lifecycle,
     /// Connections, those in their handshake included.
@@ -236,6 +235,11 @@ impl Drop for Open<'_> {
 }
 
 impl Edge {
+    fn is_full(&self) -> bool {
+        let config = self.config.now();
+        self.open.get() >= config.max_connections.div_ceil(config.workers)
+    }
+
     async fn connection(self: Rc<Self>, socket: TcpStream) {
         let _open = Open::new(&self);
         let accepted = tokio::select! {
@@ -261,7 +265,7 @@ impl Edge {
     /// Serves a connection's streams, each in a task of its own, until the last has ended.
     async fn streams(self: Rc<Self>, io: Gather<Stream>, peer: Rc<(Peer, Origin)>) -> Result<(), h2::Error> {
         let handshake = h2::server::Builder::new()
-            .max_concurrent_streams(self.config.max_streams)
+            .max_concurrent_streams(self.config.now().max_streams)
             .initial_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
             .max_header_list_size(HEADERS)

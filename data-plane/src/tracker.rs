@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn seen(metrics: &DataPlaneMetrics) -> Seen {
-        let mut book = Book::new(Arc::default(), metrics.clone());
+        let mut book = Book::new(crate::config::Current::default(), metrics.clone());
         let registration = AgentRegistration { id: "a".into(), endpoint: "h:1".into(), ..Default::default() };
         let record = wire::AgentRecord {
             tenant: "t".into(),

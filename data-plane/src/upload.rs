@@ -91,10 +91,13 @@ impl Upload {
         self.ended.get() && self.complete.get()
     }
 
-    /// An answer has begun: there is no other attempt, and what comes now is not kept.
-    pub(crate) fn answered(&self) {
-        if !self.ended.get() {
+    /// An answer has begun: there is no other attempt, and what comes now is not kept, nor what had come if it was sent.
+    pub(crate) fn answered(&self, sent: bool) {
+        if sent || !self.ended.get() {
             self.complete.set(false);
+        }
+        if sent {
+            self.kept.take();
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
         Phase, Verdict,
         by_pattern::{Breakers, Passes, PatternView},
     },
-    config::Config,
+    config::Current,
     limit::Limit,
     load::Load,
     outlier::Ejection,
@@ -38,8 +38,7 @@ pub(crate) struct Vitals {
     pub(crate) load: Load,
     pub(crate) metrics: AgentMetrics,
     epoch: Instant,
-    /// How long one that is new, or has recovered, is ramped up.
-    slow_start: Duration,
+    config: Current,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
     calls: AtomicU64,
@@ -67,14 +66,14 @@ pub(crate) enum Standing {
 }
 
 impl Vitals {
-    pub(crate) fn new(config: &Config, metrics: AgentMetrics, now: Instant) -> Self {
+    pub(crate) fn new(config: &Current, metrics: AgentMetrics, now: Instant) -> Self {
         Self {
-            breakers: Breakers::new(config.breaker, now),
-            limit: Limit::new(config.limits),
+            breakers: Breakers::new(config, now),
+            limit: Limit::new(config.clone()),
             load: Load::new(now),
             metrics,
             epoch: now,
-            slow_start: config.slow_start,
+            config: config.clone(),
             in_flight: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
@@ -137,15 +136,16 @@ impl Vitals {
     }
 
     /// The share of calls that an agent is due that is new or has recovered: 0.1 at first, 1 after
-    /// [`Config::slow_start`], in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
+    /// [`crate::Config::slow_start`], in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
     /// `min_weight_percent` 10.
     pub(crate) fn ramp(&self, now: Instant) -> f64 {
         let age = Duration::from_millis(self.millis(now).saturating_sub(self.slow_until.load(Relaxed)));
         let age = self.breakers.own().age(now).min(age);
-        if age >= self.slow_start {
+        let slow_start = self.config.now().slow_start;
+        if age >= slow_start {
             return 1.0;
         }
-        (age.as_secs_f64() / self.slow_start.as_secs_f64()).max(0.1)
+        (age.as_secs_f64() / slow_start.as_secs_f64()).max(0.1)
     }
 
     /// The agent came back, or has another address: what is there is a new process.
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn a_hurried_caller_makes_an_agent_neither_fast_nor_sick() {
         let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
-        let vitals = Vitals::new(&Config::default(), metrics, Instant::now());
+        let vitals = Vitals::new(&Current::default(), metrics, Instant::now());
         let (hasty, patient) = (Duration::from_millis(1), Duration::from_millis(200));
         let end = |outcome, took| {
             let ahead = vitals.call_began();

@@ -12,6 +12,7 @@ use prost::Message;
 use tracing::Instrument;
 
 use crate::{
+    admission::Ticket,
     cache::Given,
     call::{Answering, Call},
     error::Failure,
@@ -145,11 +146,21 @@ async fn read(call: &Call, answering: Answering, limit: usize) -> Result<Whole, 
 
 /// An answer that is there as a whole: a message, perhaps, and trailers.
 pub(crate) struct Frames {
-    pub(crate) message: Option<Bytes>,
-    pub(crate) trailers: Option<HeaderMap>,
+    message: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// The place in the node of the call whose answer it is.
+    _ticket: Option<Ticket>,
 }
 
 impl Frames {
+    pub(crate) fn new(message: Option<Bytes>, trailers: Option<HeaderMap>) -> Self {
+        Self { message, trailers, _ticket: None }
+    }
+
+    pub(crate) fn with(self, ticket: Ticket) -> Self {
+        Self { _ticket: Some(ticket), ..self }
+    }
+
     pub(crate) fn next(&mut self) -> Option<Frame<Bytes>> {
         let message = self.message.take().map(Frame::data);
         message.or_else(|| self.trailers.take().map(Frame::trailers))

@@ -1,4 +1,4 @@
-//! A node under load that is stopped, and one that is given other certificates: no call is lost.
+//! A node under load that is stopped, and one that is given other certificates and settings: no call is lost.
 
 use std::{
     sync::{
@@ -62,6 +62,17 @@ impl World {
         let (send, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(async { _ = connection.await });
         send
+    }
+
+    /// Whether it serves one more connection.
+    async fn takes_another(&self) -> bool {
+        let tls = self.cluster.tls(Kind::Operator, "caller");
+        let Ok(stream) = tls.connect(&Tcp, &self.addr, &Expect::kind(Kind::DataPlane)).await else {
+            return false;
+        };
+        let Ok((mut send, connection)) = h2::client::handshake(stream).await else { return false };
+        tokio::spawn(async { _ = connection.await });
+        soon(ask(&mut send)).await.is_ok_and(|status| status == Some(0))
     }
 
     /// Callers that ask again and again, until the node says goodbye or they are told to stop, and count. A call that the
@@ -160,6 +171,53 @@ async fn other_certificates_are_taken_up_at_a_hangup_and_no_call_is_lost() {
         }
     })
     .await;
+    stop.send(true).unwrap();
+    while let Some(ended) = soon(callers.join_next()).await {
+        ended.unwrap();
+    }
+    world.agent.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_settings_are_taken_up_at_a_hangup_and_no_call_is_lost() {
+    let world = World::start().await;
+    let (stop, until) = watch::channel(false);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let mut callers = world.load(&until, &calls).await;
+    let file = world.cluster.dir().join("node/parallax.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    // What it says then, and whether it takes another connection beside those of the callers.
+    let steps = [
+        ("max_connections = 2\n", "data_plane.max_connections is 2 from now on", false),
+        (
+            "max_connections = 0\n",
+            "the settings stay as they were: the setting data_plane.max_connections",
+            false,
+        ),
+        (
+            "max_connections = 99\ncontrol_plane = \"10.0.0.1:1\"\n",
+            "is \"10.0.0.1:1\" from the next start on",
+            true,
+        ),
+        ("max_conections = 9\n", "did you mean \"data_plane.max_connections\"?", true),
+    ];
+    for (setting, said, more) in steps {
+        let named = setting.contains("control_plane");
+        let kept = before.lines().filter(|line| !(named && line.starts_with("control_plane")));
+        let changed = kept
+            .collect::<Vec<_>>()
+            .join("\n")
+            .replace("[data_plane]\n", &format!("[data_plane]\n{setting}"));
+        std::fs::write(&file, changed).unwrap();
+        world.node.signal(Signal::HUP);
+        soon(async {
+            while !world.node.said().contains(said) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(world.takes_another().await, more, "after {setting:?}");
+    }
     stop.send(true).unwrap();
     while let Some(ended) = soon(callers.join_next()).await {
         ended.unwrap();

@@ -156,13 +156,13 @@ impl Runs {
             }
             // Begun before its parent's process ended: it has an owner, or will have.
             Err(StoreError::Exists { .. }) if key.depth() > 0 => Ok(key),
-            Err(e) => {
-                // If it is there after all, it is ours to drive.
-                if matches!(e, StoreError::InDoubt { .. }) {
-                    self.resume_in(AGAIN, key);
-                }
-                Err(e.into())
+            Err(StoreError::InDoubt { what, problem }) => {
+                // Whoever wanted it can look, and if it is there after all it is ours to drive.
+                let what = format!("{what}, for run {},", key.id);
+                self.resume_in(AGAIN, key);
+                Err(StoreError::InDoubt { what, problem }.into())
             }
+            Err(e) => Err(e.into()),
         }
     }
 

@@ -31,6 +31,9 @@ impl Times {
             Self::Every(every) if *every < Duration::from_secs(1) => {
                 invalid("intervalSeconds", "0 is no interval; it is at least 1".to_owned())
             }
+            Self::Every(every) if self.after(now, now).is_none() => {
+                invalid("intervalSeconds", format!("{} never comes", every.as_secs()))
+            }
             Self::Every(_) => Ok(()),
             Self::Cron { expression, time_zone } => {
                 if TimeZone::get(time_zone).is_err() {

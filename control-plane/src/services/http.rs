@@ -1,11 +1,12 @@
 //! The HTTP API.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use ::http::{StatusCode, header::CONTENT_TYPE};
 use axum::{
     Extension, Json, Router,
     extract::State,
+    middleware,
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
@@ -35,7 +36,10 @@ mod openapi;
 mod patterns;
 mod schedules;
 mod stats;
+mod strict;
 mod uploads;
+
+use strict::Query;
 
 /// Largest body that is read, in bytes.
 pub const MAX_BODY: usize = 16 << 20;
@@ -102,7 +106,9 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(nodes))
         .routes(routes!(openapi::show))
         .split_for_parts();
+    let operations = strict::Operations::of(&description);
     router
+        .layer(middleware::from_fn_with_state(operations, strict::check))
         .layer(Extension(openapi::complete(description)))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::new(api))
@@ -127,6 +133,8 @@ struct Health {
 #[serde(rename_all = "camelCase")]
 struct Services {
     registry: Part,
+    /// Where runs are written down; while it is away none is begun, and those that were wait.
+    runs: Part,
     data_plane: DataPlane,
 }
 
@@ -150,20 +158,20 @@ async fn health(State(api): Shared) -> Response {
     let (ready, following) = (api.readiness.is_ready(), api.registry.is_following());
     let word = |ok| if ok { "healthy" } else { "unhealthy" };
     // Without the registry's store all goes on but what writes to it.
-    let registry = if following { "healthy" } else { "degraded" };
+    let store = |answers| if answers { "healthy" } else { "degraded" };
+    let stores = [(following, "registry store"), (api.runs.has_store(), "run store")];
     let mut waiting_for = api.readiness.pending();
-    if !following {
-        waiting_for.push("registry store".to_owned());
-    }
+    waiting_for.extend(stores.iter().filter(|(answers, _)| !answers).map(|(_, name)| (*name).to_owned()));
     let nodes = api.nodes.list().len();
     let problems = api.catalog.problems();
     let warning = |file: &str| format!("pattern file {file} is not in force; see /api/patterns");
     let body = Health {
-        status: if ready { registry } else { "unhealthy" },
+        status: if ready { store(stores.iter().all(|(answers, _)| *answers)) } else { "unhealthy" },
         timestamp: api.env.now(),
         version: env!("CARGO_PKG_VERSION"),
         services: Services {
-            registry: Part { status: registry },
+            registry: Part { status: store(stores[0].0) },
+            runs: Part { status: store(stores[1].0) },
             data_plane: DataPlane { status: word(nodes > 0), nodes },
         },
         waiting_for,
@@ -214,39 +222,14 @@ async fn nodes(State(api): Shared) -> Json<Members> {
     Json(Members { count: nodes.len(), nodes })
 }
 
-/// A JSON body, whatever its content type says; serde names the field and the place of what is wrong.
+/// A JSON body, whatever its content type says; the field and the place of what is wrong are named.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body).map_err(|e| Error::Invalid { field: "body", problem: e.to_string() })
-}
-
-/// A query string with known keys only.
-struct Query(BTreeMap<String, String>);
-
-impl Query {
-    fn parse(text: Option<&str>, known: &[&str]) -> Result<Self> {
-        let mut pairs = BTreeMap::new();
-        for (key, value) in form_urlencoded::parse(text.unwrap_or_default().as_bytes()) {
-            if !known.contains(&&*key) {
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                let problem = format!("\"{key}\" is unknown; known are {known}");
-                return Err(Error::Invalid { field: "query", problem });
-            }
-            pairs.insert(key.into_owned(), value.into_owned());
-        }
-        Ok(Self(pairs))
-    }
-
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
-    }
-
-    fn number(&self, key: &'static str) -> Result<Option<u64>> {
-        let parse = |text: &str| {
-            text.parse().map_err(|_| Error::Invalid {
-                field: key,
-                problem: format!("\"{text}\" is not a whole number from 0 up"),
-            })
-        };
-        self.get(key).map(parse).transpose()
-    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let invalid = |problem| Error::Invalid { field: "body", problem };
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| match e.path().to_string() {
+        path if path == "." => invalid(e.inner().to_string()),
+        path => invalid(format!("{path}: {}", e.inner())),
+    })?;
+    json.end().map_err(|e| invalid(e.to_string()))?;
+    Ok(value)
 }

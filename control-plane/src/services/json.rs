@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use utoipa::ToSchema;
 
 use crate::{
+    error::{Error, Result},
     patterns::{self, Header},
     view::{self, calls},
     webhooks::Hook,
@@ -92,9 +93,15 @@ impl ExecuteOptions {
     }
 
     /// As a run has them.
-    #[must_use]
-    pub fn into_options(self) -> Options {
-        Options {
+    ///
+    /// # Errors
+    /// A run that would have no time.
+    pub fn into_options(self) -> Result<Options> {
+        if self.timeout == Some(0) {
+            let problem = "0 is no time; leave it out, or give milliseconds".to_owned();
+            return Err(Error::Invalid { field: "options.timeout", problem });
+        }
+        Ok(Options {
             timeout: self.timeout.map(Duration::from_millis),
             max_parallel: self.max_parallel,
             context: self.context,
@@ -102,7 +109,7 @@ impl ExecuteOptions {
             max_agents: self.max_agents,
             cache_results: self.cache_results,
             task: None,
-        }
+        })
     }
 }
 

@@ -39,6 +39,11 @@ impl Post {
         Self { env, private, tls: OnceLock::new(), at_once: Semaphore::new(AT_ONCE) }
     }
 
+    /// Whether a webhook may be sent to an address.
+    pub(super) fn may_reach(&self, ip: IpAddr) -> bool {
+        may_reach(ip, self.private)
+    }
+
     /// # Errors
     /// An address that may not be spoken to, no connection, an answer that is no success, none in time; in words.
     pub(super) async fn send(
@@ -66,7 +71,7 @@ impl Post {
         let found = tokio::net::lookup_host((host, port)).await.map_err(|e| format!("{host}: {e}"))?;
         // The address that was looked at is the one that is dialled: the name is not resolved again.
         let addr: SocketAddr = { found }
-            .find(|addr| may_reach(addr.ip(), self.private))
+            .find(|addr| self.may_reach(addr.ip()))
             .ok_or_else(|| format!("{host} leads to no address that webhooks may be sent to"))?;
         let stream = self.env.dial(&addr.to_string()).await.map_err(|e| format!("{addr}: {e}"))?;
         let stream: Box<dyn Io> = if secure {
@@ -113,7 +118,7 @@ impl Post {
     }
 }
 
-/// Whether a webhook may be sent to an address. Never to where clouds keep their machines' credentials (link-local), nor
+/// Never to where clouds keep their machines' credentials (link-local), nor
 /// to groups; to this machine and to private networks if `private` says so.
 fn may_reach(ip: IpAddr, private: bool) -> bool {
     let (never, own) = match ip.to_canonical() {

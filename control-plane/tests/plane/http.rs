@@ -239,3 +239,39 @@ async fn whatever_there_is_is_free() {
     assert_eq!(check("patterns").await, json!({"feature": "patterns", "enabled": true}));
     assert_eq!(check("time-travel").await["enabled"], false, "what is not there cannot be used");
 }
+
+#[tokio::test]
+async fn what_an_operation_does_not_take_is_refused() {
+    let world = world().await;
+    let run =
+        world.http("POST", "/api/patterns/add/execute", "{\"input\": {\"a\": 1, \"b\": 2}}").await.json();
+    let retry = format!("/api/executions/{}/retry", run["execution"]["id"].as_str().unwrap());
+    let start =
+        |options: &str| format!("{{\"patternName\": \"add\", \"input\": {{\"a\": 1, \"b\": 2}}, {options}}}");
+    let every = |seconds: u64| {
+        format!("{{\"name\": \"s\", \"patternName\": \"add\", \"intervalSeconds\": {seconds}}}")
+    };
+    let cases = [
+        ("GET", "/api/executions/stats/daily?days=3", String::new(), "\"days\" is unknown; known are none"),
+        ("GET", "/api/executions?limit=1&limit=2", String::new(), "\"limit\" is given twice"),
+        ("GET", "/api/executions?before=zzz", String::new(), "id: \"zzz\""),
+        ("POST", &retry, "{\"again\": true}".to_owned(), "body: nothing of it would be read"),
+        ("POST", "/api/executions", start("\"options\": {\"timeout\": 0}"), "options.timeout: 0 is no time"),
+        ("POST", "/api/executions", start("\"options\": {\"maxAgents\": []}"), "options.maxAgents: "),
+        (
+            "POST",
+            "/api/executions",
+            start("\"webhook\": {\"url\": \"http://169.254.169.254/\"}"),
+            "webhook.url: leads to an address",
+        ),
+        ("POST", "/api/schedules", every(u64::MAX), "intervalSeconds: 18446744073709551615 never comes"),
+    ];
+    for (method, path, body, message) in cases {
+        let refused = world.http(method, path, &body).await;
+        assert!(
+            refused.status == 400 && refused.body.contains(&message.escape_debug().to_string()),
+            "{method} {path} {body}: {refused:?}"
+        );
+    }
+    assert_eq!(world.http("POST", &retry, "{}").await.status, 202);
+}

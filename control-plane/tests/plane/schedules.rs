@@ -138,7 +138,7 @@ async fn what_is_no_schedule_is_refused() {
         (json!({}), "cron: give either"),
         (json!({"cron": "0 3 * * *", "intervalSeconds": 5}), "cron: give either"),
         (json!({"intervalSeconds": 5, "name": "a/b"}), "name: "),
-        (json!({"intervalSeconds": 5, "missed": "some"}), "body: unknown variant `some`"),
+        (json!({"intervalSeconds": 5, "missed": "some"}), "body: missed: unknown variant `some`"),
     ] {
         let mut body = json!({"name": "x", "patternName": "add"});
         body.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());

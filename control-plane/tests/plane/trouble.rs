@@ -182,6 +182,25 @@ async fn whoever_waits_rides_out_a_store_that_is_away() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_away_shows_in_the_health() {
+    let (world, store) = world(10, false).await;
+    let until = async |status: &str| loop {
+        let health = world.get("/health").await;
+        assert_eq!(health.status, 200, "what needs no store is served: {health:?}");
+        if health.json()["services"]["runs"]["status"] == status {
+            break health.json();
+        }
+    };
+    assert_eq!(soon(until("healthy")).await["waitingFor"], json!([]));
+    store.silent.store(true, SeqCst);
+    let health = soon(until("degraded")).await;
+    assert_eq!((&health["status"], &health["waitingFor"]), (&json!("degraded"), &json!(["run store"])));
+    store.silent.store(false, SeqCst);
+    assert_eq!(soon(until("healthy")).await["status"], "healthy");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn an_end_that_no_hint_told_of_is_found() {
     let (world, store) = world(1, true).await;
     let long = start(&world, "long").await;

@@ -26,7 +26,8 @@ use parallax_runtime::env::millis;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Breaker, Pass, Phase, Policy, Verdict};
+use super::{Breaker, Pass, Phase, Verdict};
+use crate::config::Current;
 
 /// Patterns that are known per agent, at most.
 const PATTERNS: usize = 64;
@@ -34,7 +35,7 @@ const PATTERNS: usize = 64;
 /// All of an agent's breakers, shared by all cores.
 #[derive(Debug)]
 pub(crate) struct Breakers {
-    policy: Policy,
+    config: Current,
     epoch: Instant,
     own: Breaker,
     /// Of calls that name no pattern.
@@ -83,11 +84,11 @@ pub(crate) struct PatternView {
 }
 
 impl Breakers {
-    pub(crate) fn new(policy: Policy, now: Instant) -> Self {
+    pub(crate) fn new(config: &Current, now: Instant) -> Self {
         Self {
-            policy,
+            config: config.clone(),
             epoch: now,
-            own: Breaker::new(policy, now),
+            own: Breaker::new(config.clone(), now),
             unnamed: Successes::default(),
             patterns: ArcSwap::default(),
         }
@@ -164,7 +165,7 @@ impl Breakers {
     }
 
     fn others_work(&self, failed: &Arc<Pattern>, now: u64) -> bool {
-        let since = now.saturating_sub(super::whole_millis(self.policy.window));
+        let since = now.saturating_sub(super::whole_millis(self.config.now().breaker.window));
         let works = |pattern: &Arc<Pattern>| !Arc::ptr_eq(pattern, failed) && pattern.successes.since(since);
         self.unnamed.since(since) || self.patterns.load().iter().any(works)
     }
@@ -191,7 +192,7 @@ impl Breakers {
     fn add(&self, name: &str, now: Instant) -> Arc<Pattern> {
         let new = Arc::new(Pattern {
             name: name.into(),
-            breaker: Breaker::new(self.policy, now),
+            breaker: Breaker::new(self.config.clone(), now),
             successes: Successes::default(),
             used: AtomicU64::new(self.millis(now)),
         });
@@ -259,10 +260,11 @@ mod tests {
 
     use tokio::time::advance;
 
-    use super::*;
+    use super::{super::Policy, *};
+    use crate::config::Config;
 
     fn breakers() -> Breakers {
-        Breakers::new(Policy::default(), Instant::now())
+        Breakers::new(&Current::default(), Instant::now())
     }
 
     fn call(breakers: &Breakers, pattern: &str, verdict: Verdict) -> Result<(), Duration> {
@@ -393,10 +395,9 @@ mod tests {
 
     #[test]
     fn cores_that_meet_a_pattern_together_share_its_breaker() {
-        let breakers = Breakers::new(
-            Policy { failures: 8000, ratio_calls: 100_000, ..Policy::default() },
-            Instant::now(),
-        );
+        let breaker = Policy { failures: 8000, ratio_calls: 100_000, ..Policy::default() };
+        let config = Config { breaker, ..Config::default() }.into();
+        let breakers = Breakers::new(&config, Instant::now());
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {

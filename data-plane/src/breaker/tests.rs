@@ -3,7 +3,7 @@ use tokio::time::advance;
 use super::*;
 
 fn breaker() -> Breaker {
-    Breaker::new(Policy::default(), Instant::now())
+    Breaker::new(Current::default(), Instant::now())
 }
 
 fn enter(breaker: &Breaker) -> Result<Pass, Duration> {
@@ -253,7 +253,7 @@ mod never_wedged {
         #[test]
         fn whatever_happens(steps in steps(), random in any::<u64>()) {
             let mut now = Instant::now();
-            let breaker = Breaker::new(Policy::default(), now);
+            let breaker = Breaker::new(Current::default(), now);
             let mut under_way = Vec::new();
             for step in steps {
                 match step {

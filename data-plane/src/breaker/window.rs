@@ -11,23 +11,17 @@ const BUCKETS: usize = 5;
 const COUNT: u32 = 22;
 const MOST: u64 = (1 << COUNT) - 1;
 
-/// The calls of the last while. Counting costs one atomic addition.
-#[derive(Debug)]
+/// The calls of the last while, whose length is told each time: when another is set, what was counted by the former
+/// one is forgotten. Counting costs one atomic addition.
+#[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Milliseconds.
-    bucket: u64,
     buckets: [AtomicU64; BUCKETS],
 }
 
 impl Window {
-    pub(super) fn new(length: Duration) -> Self {
-        let bucket = super::whole_millis(length) / BUCKETS as u64;
-        Self { bucket: bucket.max(1), buckets: Default::default() }
-    }
-
     /// Counts a call. Past four million in a bucket it counts no more: their share is known well enough.
-    pub(super) fn count(&self, now: u64, well: bool) {
-        let (cell, number) = self.at(now / self.bucket);
+    pub(super) fn count(&self, length: Duration, now: u64, well: bool) {
+        let (cell, number) = self.at(now / bucket(length));
         let call = 1 << COUNT | u64::from(!well);
         let word = cell.load(Relaxed);
         if word >> (2 * COUNT) == number {
@@ -42,8 +36,8 @@ impl Window {
 
     /// Calls, and failures among them.
     #[allow(clippy::cast_possible_truncation)]
-    pub(super) fn sum(&self, now: u64) -> (u32, u32) {
-        let newest = now / self.bucket;
+    pub(super) fn sum(&self, length: Duration, now: u64) -> (u32, u32) {
+        let newest = now / bucket(length);
         let counted = (0..BUCKETS as u64).filter_map(|back| {
             let (cell, number) = self.at(newest.checked_sub(back)?);
             let word = cell.load(Relaxed);
@@ -63,6 +57,11 @@ impl Window {
     }
 }
 
+/// Milliseconds of one bucket.
+fn bucket(length: Duration) -> u64 {
+    (super::whole_millis(length) / BUCKETS as u64).max(1)
+}
+
 fn calls(word: u64) -> u64 {
     word >> COUNT & MOST
 }
@@ -71,41 +70,43 @@ fn calls(word: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const LENGTH: Duration = Duration::from_secs(10);
+
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
-        let window = Window::new(Duration::from_secs(10));
-        assert_eq!(window.sum(0), (0, 0));
+        let window = Window::default();
+        assert_eq!(window.sum(LENGTH, 0), (0, 0));
         for second in 0..10 {
-            window.count(second * 1000, second % 2 == 0);
+            window.count(LENGTH, second * 1000, second % 2 == 0);
         }
-        assert_eq!(window.sum(9_999), (10, 5));
-        assert_eq!(window.sum(10_000), (8, 4), "the first two seconds have gone");
-        assert_eq!(window.sum(17_999), (2, 1));
-        assert_eq!(window.sum(18_000), (0, 0));
-        window.count(3_600_000, false);
-        assert_eq!(window.sum(3_600_000), (1, 1));
+        assert_eq!(window.sum(LENGTH, 9_999), (10, 5));
+        assert_eq!(window.sum(LENGTH, 10_000), (8, 4), "the first two seconds have gone");
+        assert_eq!(window.sum(LENGTH, 17_999), (2, 1));
+        assert_eq!(window.sum(LENGTH, 18_000), (0, 0));
+        window.count(LENGTH, 3_600_000, false);
+        assert_eq!(window.sum(LENGTH, 3_600_000), (1, 1));
         window.clear();
-        assert_eq!(window.sum(3_600_000), (0, 0));
+        assert_eq!(window.sum(LENGTH, 3_600_000), (0, 0));
     }
 
     #[test]
     fn a_full_bucket_overflows_into_nothing() {
-        let window = Window::new(Duration::from_secs(10));
-        window.count(0, false);
+        let window = Window::default();
+        window.count(LENGTH, 0, false);
         window.buckets[0].fetch_or(MOST << COUNT, Relaxed);
-        window.count(0, false);
-        assert_eq!(window.sum(0), (u32::try_from(MOST).unwrap(), 1));
+        window.count(LENGTH, 0, false);
+        assert_eq!(window.sum(LENGTH, 0), (u32::try_from(MOST).unwrap(), 1));
     }
 
     #[test]
     fn cores_count_together() {
-        let window = Window::new(Duration::from_secs(10));
-        window.count(0, true);
+        let window = Window::default();
+        window.count(LENGTH, 0, true);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..10_000).for_each(|n| window.count(1, n % 4 != 0)));
+                scope.spawn(|| (0..10_000).for_each(|n| window.count(LENGTH, 1, n % 4 != 0)));
             }
         });
-        assert_eq!(window.sum(1), (40_001, 10_000));
+        assert_eq!(window.sum(LENGTH, 1), (40_001, 10_000));
     }
 }

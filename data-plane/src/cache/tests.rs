@@ -26,7 +26,8 @@ use crate::{
 fn cache(change: impl FnOnce(&mut Caching)) -> Arc<Cache> {
     let mut caching = Caching { ttl_seconds: 100, ..Caching::default() };
     change(&mut caching);
-    Arc::new(Cache::new(caching, DataPlaneMetrics::new(&mut Registry::default()).cache))
+    let config = Config { cache: caching, ..Config::default() };
+    Arc::new(Cache::new(config.into(), DataPlaneMetrics::new(&mut Registry::default()).cache))
 }
 
 fn key(question: u8) -> Key {
@@ -273,7 +274,7 @@ async fn what_is_held_is_bounded_in_bytes_and_the_rest_is_counted() {
 /// The directory with these agents: id, version; all have `test`.
 fn directory(agents: &[(&str, &str)]) -> Snapshot {
     let metrics = DataPlaneMetrics::new(&mut Registry::default());
-    let mut book = Book::new(Arc::new(Config::default()), metrics);
+    let mut book = Book::new(Current::default(), metrics);
     let now = Instant::now();
     for (id, version) in agents {
         let metadata = Metadata { version: (*version).into(), ..Default::default() };

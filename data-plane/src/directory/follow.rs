@@ -21,7 +21,7 @@ use tonic::Streaming;
 use tracing::{debug, info, warn};
 
 use super::{Book, Directory};
-use crate::{channel, config::Config};
+use crate::{channel, config::Current};
 
 /// Why the control plane is not followed at the moment.
 #[derive(Debug, Error)]
@@ -57,12 +57,12 @@ struct State {
 
 impl Followed {
     pub(crate) fn new(
-        config: &Arc<Config>,
+        config: Current,
         directory: Arc<Directory>,
         metrics: DataPlaneMetrics,
         joining: Block,
     ) -> Arc<Self> {
-        let book = Book::new(config.clone(), metrics.clone());
+        let book = Book::new(config, metrics.clone());
         let state = Mutex::new(State { book, revision: 0, live: 0, joining: Some(joining) });
         Arc::new(Self { state, directory, metrics })
     }
@@ -81,7 +81,7 @@ impl Followed {
 pub(crate) struct Follower {
     /// `host:port` of the replica.
     pub(crate) control_plane: String,
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Current,
     pub(crate) advertise: String,
     pub(crate) tls: Tls,
     pub(crate) env: Arc<dyn Env>,
@@ -102,7 +102,7 @@ impl Drop for Live<'_> {
 impl Follower {
     /// Until it is dropped.
     pub(crate) async fn run(self) {
-        let (first, longest) = self.config.follow_backoff;
+        let (first, longest) = self.config.now().follow_backoff;
         let mut pause = first;
         loop {
             let mut live = None;
@@ -123,7 +123,7 @@ impl Follower {
     }
 
     async fn follow<'a>(&'a self, live: &mut Option<Live<'a>>) -> Result<std::convert::Infallible, Break> {
-        let mut silence = self.config.first_heartbeat;
+        let mut silence = self.config.now().first_heartbeat;
         let mut stream = timeout(silence, self.open()).await.map_err(|_| Break::Silent(silence))??;
         loop {
             let mut next =
@@ -160,7 +160,7 @@ impl Follower {
             channel::connect(&self.tls, &*self.env, addr, &Expect::kind(Kind::ControlPlane)).await?;
         let mut client = DirectoryClient::new(channel).max_decoding_message_size(usize::MAX);
         let request =
-            FollowRequest { node_id: self.config.node_id.clone(), advertise: self.advertise.clone() };
+            FollowRequest { node_id: self.config.now().node_id.clone(), advertise: self.advertise.clone() };
         Ok(client.follow(request).await?.into_inner())
     }
 }

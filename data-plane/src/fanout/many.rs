@@ -5,14 +5,17 @@
 
 use std::{cmp::Ordering, collections::HashSet, rc::Rc, sync::Arc, time::Duration};
 
-use parallax_proto::dataplane::v1::{
-    Call as WireCall, CallOutcome, FanOutEvent, FanOutRequest, FanOutSummary,
-    call::Target as Wanted,
-    call_outcome::Outcome,
-    failure::Cause,
-    fan_out_event::Event,
-    fan_out_request::{BestEffort, Mode as WireMode, Ordered, Quorum},
-    fan_out_summary::Ended,
+use parallax_proto::{
+    confidence::AgentRequest,
+    dataplane::v1::{
+        Call as WireCall, CallOutcome, FanOutEvent, FanOutRequest, FanOutSummary,
+        call::Target as Wanted,
+        call_outcome::Outcome,
+        failure::Cause,
+        fan_out_event::Event,
+        fan_out_request::{BestEffort, Mode as WireMode, Ordered, Quorum},
+        fan_out_summary::Ended,
+    },
 };
 use parallax_runtime::error::status;
 use tokio::{
@@ -22,7 +25,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::perform;
+use super::{Question, perform};
 use crate::{caller::Caller, directory::Entry, error::Failure, proxy::Origin, vitals::Standing};
 
 /// Agents with a capability that are asked when the caller does not say how many.
@@ -63,7 +66,7 @@ async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
     let mode = Mode::of(request.mode.as_ref())?;
     let named = request.request.as_ref().map_or(0, |request| request.timeout_ms);
     let named = u64::try_from(named).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
-    let limit = [named, timeout].into_iter().flatten().min().unwrap_or(caller.config.default_deadline);
+    let limit = [named, timeout].into_iter().flatten().min().unwrap_or(caller.config.now().default_deadline);
     let deadline = started + limit;
     let by = match mode {
         Mode::BestEffort(by) if by < limit => Some(started + by),
@@ -79,7 +82,7 @@ async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
     let origin = Rc::new(origin);
     let mut tally = Tally { mode, open: targets.len(), answered: 0, failed: 0, cancelled: 0, best: None };
     let mut waiting = targets.iter().enumerate();
-    let mut cancels = Vec::new();
+    let (mut cancels, mut asked) = (Vec::new(), None);
     // Dropping it cancels what is left.
     let mut running = JoinSet::new();
     let ended = loop {
@@ -91,14 +94,18 @@ async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
             && running.len() < at_once
             && let Some((number, agent)) = waiting.next()
         {
-            let mut question = request.request.clone().unwrap_or_default();
             // Rounded up: whoever meets it meets the end of all time.
-            question.timeout_ms = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+            let timeout_ms = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+            // Those that are asked together are sent the same.
+            if asked.as_ref().is_none_or(|(ms, _)| *ms != timeout_ms) {
+                let question = AgentRequest { timeout_ms, ..request.request.clone().unwrap_or_default() };
+                asked = Some((timeout_ms, Question::of(&caller, Some(question))));
+            }
+            let (_, question) = asked.as_ref().expect("it has just been made");
             let call = WireCall {
                 call_id: number as u64,
                 tenant: request.tenant.clone(),
                 target: Some(Wanted::AgentId(agent.clone())),
-                request: Some(question),
                 effect: request.effect.clone(),
                 attempt: 1,
                 traceparent: traceparent.clone(),
@@ -106,7 +113,7 @@ async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
             };
             let (cancel, cancelled) = oneshot::channel();
             cancels.push(cancel);
-            running.spawn_local(perform(caller.clone(), origin.clone(), call, cancelled));
+            running.spawn_local(perform(caller.clone(), origin.clone(), call, question.clone(), cancelled));
         }
         tokio::select! {
             Some(outcome) = running.join_next() => tell(outcome, &targets, &mut tally, &events)?,
@@ -165,9 +172,9 @@ fn targets(
         ));
     }
     let snapshot = caller.directory.snapshot();
-    let snapshot = snapshot
-        .as_ref()
-        .ok_or_else(|| Failure::NoDirectory { control_plane: caller.config.control_planes.join(", ") })?;
+    let snapshot = snapshot.as_ref().ok_or_else(|| Failure::NoDirectory {
+        control_plane: caller.config.now().control_planes.join(", "),
+    })?;
     let agents = snapshot.tenant(tenant);
     let mut once = HashSet::new();
     let mut targets: Vec<&str> =

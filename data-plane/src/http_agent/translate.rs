@@ -44,7 +44,7 @@ pub(super) fn refuse(status: &Status) -> Response<Frames> {
 }
 
 fn respond(message: Option<Bytes>, trailers: HeaderMap) -> Response<Frames> {
-    let mut response = Response::new(Frames { message, trailers: Some(trailers) });
+    let mut response = Response::new(Frames::new(message, Some(trailers)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }

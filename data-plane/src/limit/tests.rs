@@ -8,6 +8,7 @@ use std::{
 use parallax_runtime::env::{Env, Simulated};
 
 use super::*;
+use crate::config::Config;
 
 /// What happens, in order of time (microseconds).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +36,7 @@ impl World {
     fn new(slots: usize, callers: usize, service: fn(&Simulated) -> u64) -> Self {
         let events = (0..callers).map(|caller| Reverse((0, Event::Ask { caller }))).collect();
         Self {
-            limit: Limit::new(Limits::default()),
+            limit: Limit::new(Current::default()),
             random: Simulated::new(5),
             slots,
             service,
@@ -207,14 +208,14 @@ async fn a_queue_of_a_few_milliseconds_is_none() {
 
 #[test]
 fn a_burst_on_a_new_agent_is_let_through() {
-    let limit = Limit::new(Limits::default());
+    let limit = Limit::new(Current::default());
     (0..999).for_each(|ahead| limit.began(ahead));
     assert_eq!(limit.get(), 1000);
 }
 
 #[test]
 fn who_turns_calls_away_is_sent_fewer_and_never_less_than_the_least() {
-    let limit = Limit::new(Limits::default());
+    let limit = Limit::new(Current::default());
     // All that were turned away together count once.
     (20..200).for_each(|ahead| limit.turned_away(ahead, 1));
     assert_eq!(limit.get(), 18);
@@ -226,7 +227,8 @@ fn who_turns_calls_away_is_sent_fewer_and_never_less_than_the_least() {
 
 #[test]
 fn deadlines_count_near_the_limit_only() {
-    let limit = Limit::new(Limits { most: 100, ..Limits::default() });
+    let limit =
+        Limit::new(Config { limits: Limits { most: 100, ..Limits::default() }, ..Config::default() }.into());
     limit.too_late(20, 1);
     assert_eq!(limit.get(), 100);
     (0..50).for_each(|_| limit.too_late(60, 1));

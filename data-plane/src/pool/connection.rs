@@ -28,15 +28,16 @@ use crate::{
     whole::Frames,
 };
 
-/// Cancelled calls of which a connection remembers that an answer may still come.
+/// Cancelled calls of which a connection remembers that an answer may still come, and that may wait for the agent to be
+/// told.
 const CROSSING: usize = 1024;
 
 pub(super) struct Connection {
     send: RefCell<SendRequest<Bytes>>,
     pub(super) in_flight: Rc<Cell<usize>>,
     cancelled: Rc<Cancelled>,
-    /// When the agent last began to answer on it, or it was opened.
-    pub(super) heard: Cell<Instant>,
+    /// When the first call was sent on it after which the agent has begun no answer to any.
+    pub(super) silent_since: Cell<Option<Instant>>,
 }
 
 impl Dialer {
@@ -71,13 +72,13 @@ impl Dialer {
         });
         gather.gathering(greeted).await?;
         let pings = driver.ping_pong().expect("nobody has taken it yet");
-        let mut keepalive = Keepalive::new(pings, self.config.keepalive);
+        let mut keepalive = Keepalive::new(pings, self.config.now().keepalive);
         let (in_flight, cancelled) = (Rc::new(Cell::new(0)), Rc::<Cancelled>::default());
         let connection = Connection {
             send: send.into(),
             in_flight: in_flight.clone(),
             cancelled: cancelled.clone(),
-            heard: Cell::new(Instant::now()),
+            silent_since: Cell::new(None),
         };
         let (vitals, pool, heard) = (entry.vitals.clone(), pool.clone(), gather.clone());
         self.tasks.spawn_local(gather.gathering(async move {
@@ -86,7 +87,9 @@ impl Dialer {
                 if keepalive.poll(cx, heard.heard(), in_flight.get() > 0).is_ready() {
                     return Poll::Ready(Err(h2::Error::from(h2::Reason::NO_ERROR)));
                 }
-                cancelled.poll(cx, &mut keepalive);
+                if cancelled.poll(cx, &mut keepalive).is_ready() {
+                    return Poll::Ready(Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)));
+                }
                 Pin::new(&mut driver).poll(cx)
             });
             let ended = ended.await;
@@ -140,8 +143,8 @@ impl Cancelled {
         }
     }
 
-    /// Polled by the task that drives the connection.
-    fn poll(&self, cx: &mut Context<'_>, pings: &mut Keepalive) {
+    /// Polled by the task that drives the connection. Ready when too many wait: the agent reads nothing any more.
+    fn poll(&self, cx: &mut Context<'_>, pings: &mut Keepalive) -> Poll<()> {
         self.driver.set(Some(cx.waker().clone()));
         while !self.streams.borrow().is_empty() && pings.answered(cx) {
             let mut streams = self.streams.borrow_mut();
@@ -149,6 +152,7 @@ impl Cancelled {
             streams.drain(..batch).for_each(drop);
             pings.ping();
         }
+        if self.streams.borrow().len() > CROSSING { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -170,6 +174,8 @@ impl Attempt {
         // Of one handle a request would wait until the one before it has been let out.
         let mut send = connection.send.borrow().clone();
         let (response, stream) = send.send_request(head, bare)?;
+        let silent_since = connection.silent_since.get();
+        connection.silent_since.set(silent_since.or_else(|| Some(Instant::now())));
         let outgoing = (!bare).then(|| Outgoing::new(body, stream));
         Ok(Self { stream: Some((response, outgoing)), cancelled: connection.cancelled.clone() })
     }
@@ -205,6 +211,13 @@ pub(crate) enum Upstream {
         outgoing: Option<Outgoing<Sending>>,
     },
     Whole(Frames),
+}
+
+impl Upstream {
+    /// Whether the whole request has been sent.
+    pub(crate) fn is_sent(&self) -> bool {
+        !matches!(self, Self::Streamed { outgoing: Some(_), .. })
+    }
 }
 
 impl Body for Upstream {

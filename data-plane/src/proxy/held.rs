@@ -6,6 +6,7 @@ use tonic::Status;
 
 use super::*;
 use crate::{
+    admission::Ticket,
     opted::{Answered, By},
     whole::{self, Failed, Frames, frame},
 };
@@ -17,13 +18,18 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 
 /// Reads a request, in the time that the call has.
 pub(super) async fn request(caller: &Caller, ask: &Ask<'_>, body: Incoming) -> Result<Held, Failure> {
-    let timeout = ask.timeout.unwrap_or(caller.config.default_deadline);
+    let timeout = ask.timeout.unwrap_or(caller.config.now().default_deadline);
     let late = || Failure::Cancelled(format!("the request did not come within {} ms", timeout.as_millis()));
     timeout_at(ask.started + timeout, whole::request(body, LARGEST)).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Answers a call whose request is `framed`.
-pub(super) async fn answer(opted: Opted<'_>, mut headers: HeaderMap, request: Bytes) -> Response<Reply> {
+pub(super) async fn answer(
+    opted: Opted<'_>,
+    mut headers: HeaderMap,
+    request: Bytes,
+    ticket: Ticket,
+) -> Response<Reply> {
     // What is held is not compressed: callers differ in what they read.
     headers.remove(GRPC_ACCEPT_ENCODING);
     let asking = async |ask: &Ask<'_>| {
@@ -31,14 +37,14 @@ pub(super) async fn answer(opted: Opted<'_>, mut headers: HeaderMap, request: By
         let sent =
             Sent { path: PathAndQuery::from_static(ANALYZE), headers: headers.clone(), upload: &upload };
         let (call, answering) = opted.caller.call(ask, sent).await?;
-        whole::answer(call, answering, opted.caller.config.max_message).await
+        whole::answer(call, answering, opted.caller.config.now().max_message).await
     };
     let (outcome, answered) = opted.answer(asking).await;
     let mut response = match answered {
-        Ok(answered) => deliver(answered),
+        Ok(answered) => deliver(answered, ticket),
         Err(Failed { said: Some(said), .. }) => {
             let (head, trailers) = *said;
-            Response::from_parts(head, Reply::Whole(Frames { message: None, trailers }))
+            Response::from_parts(head, Reply::Whole(Frames::new(None, trailers).with(ticket)))
         }
         Err(Failed { failure, .. }) => status(&failure).into_http(),
     };
@@ -48,7 +54,7 @@ pub(super) async fn answer(opted: Opted<'_>, mut headers: HeaderMap, request: By
     response
 }
 
-fn deliver(answered: Answered) -> Response<Reply> {
+fn deliver(answered: Answered, ticket: Ticket) -> Response<Reply> {
     let Answered { message, served_by, by, .. } = answered;
     let (mut head, ()) = Response::new(()).into_parts();
     head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -61,6 +67,6 @@ fn deliver(answered: Answered) -> Response<Reply> {
         By::Other | By::Fallback(None) => {}
     }
     trailers.insert(SERVED_BY, served_by);
-    let frames = Frames { message: Some(frame(&message)), trailers: Some(trailers) };
-    Response::from_parts(head, Reply::Whole(frames))
+    let frames = Frames::new(Some(frame(&message)), Some(trailers));
+    Response::from_parts(head, Reply::Whole(frames.with(ticket)))
 }

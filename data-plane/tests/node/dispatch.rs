@@ -318,7 +318,7 @@ async fn a_stream_that_breaks_cancels_its_calls_and_one_that_is_closed_awaits_th
 async fn the_breaker_is_open_for_drivers_too() {
     let world = World::new().await;
     let _agent = agent(&world, "a", |_| async { error(14, "overloaded") }).await;
-    let node = world.node_with(|config| config.breaker.first = std::time::Duration::from_secs(60)).await;
+    let node = world.node_with(|config| config.breaker.first = std::time::Duration::from_secs(30)).await;
     node.plane.readiness().ready().await;
     let mut driver = Driver::open(&world, &node).await;
     for n in 0..5 {

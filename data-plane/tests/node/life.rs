@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use parallax_data_plane::{Config, DataPlane};
+use parallax_data_plane::{Config, DataPlane, Policy};
 use parallax_runtime::{
     env::System,
     error::{Code as ErrorCode, Coded},
@@ -16,7 +16,7 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
-    agent::{agent, sure},
+    agent::{agent, error, sure},
     proxy::ask,
     world::{World, until},
 };
@@ -41,6 +41,7 @@ async fn a_stop_loses_no_call_and_no_sample() {
     begun.acquire().await.unwrap().forget();
     node.life.stop();
     until("the port is closed", || async { TcpStream::connect(node.plane.grpc_addr()).await.err() }).await;
+    assert_eq!(node.admin("/readyz").await, (503, r#"{"ready":false,"pending":["stopping"]}"#.to_owned()));
     gate.add_permits(1);
     assert_eq!(call.await.unwrap().status().code(), Code::Ok);
     assert!(node.life.drain(Duration::from_secs(20)).await, "everything has ended");
@@ -107,4 +108,24 @@ async fn a_setting_that_cannot_be_is_named() {
     let tls = world.tls("default", Kind::DataPlane, "node");
     let bound = DataPlane::bind(config, tls, System::shared(), world.store.clone(), &Lifecycle::new()).await;
     assert!(bound.unwrap_err().to_string().contains("the setting data_plane.workers is 0"));
+}
+
+#[tokio::test]
+async fn settings_change_while_calls_go_on() {
+    let world = World::new().await;
+    let _agent = agent(&world, "a", |_| async { error(13, "broken") }).await;
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    assert_eq!(ask(&operator, "a").await.status().code(), Code::Internal);
+    let failures =
+        |failures| move |config: Config| Config { breaker: Policy { failures, ..config.breaker }, ..config };
+    assert!(node.plane.reconfigure(failures(0)).unwrap_err().to_string().contains("breaker.failures is 0"));
+    assert_eq!(ask(&operator, "a").await.status().code(), Code::Internal, "nothing has changed");
+    node.plane.reconfigure(failures(3)).unwrap();
+    assert_eq!(ask(&operator, "a").await.status().code(), Code::Internal);
+    assert_eq!(
+        ask(&operator, "a").await.status().code(),
+        Code::Unavailable,
+        "the third has opened the breaker"
+    );
 }

@@ -50,7 +50,7 @@ async fn an_agent_that_fails_one_pattern_is_ejected_for_that_one() {
         if request.headers().contains_key("x-hard") { error(13, "too hard") } else { sure(0.9) }
     })
     .await;
-    let node = world.node_with(|config| config.breaker.first = Duration::from_secs(60)).await;
+    let node = world.node_with(|config| config.breaker.first = Duration::from_secs(30)).await;
     node.plane.readiness().ready().await;
     let operator = world.operator(&node).await;
     let easy: Metadata = &[(wire::AGENT, "a"), (wire::PATTERN, "easy")];
@@ -165,7 +165,7 @@ async fn an_agent_much_slower_than_its_group_is_left_out_and_serves_who_names_it
         .node_with(|config| {
             config.outliers = Outliers {
                 least: Duration::from_millis(1),
-                first: Duration::from_secs(60),
+                first: Duration::from_secs(30),
                 ..Outliers::default()
             };
         })
@@ -258,7 +258,7 @@ async fn when_a_whole_group_fails_half_of_it_is_asked_all_the_same() {
     }
     let node = world
         .node_with(|config| {
-            config.breaker = Policy { first: Duration::from_secs(60), ..Policy::default() };
+            config.breaker = Policy { first: Duration::from_secs(30), ..Policy::default() };
             config.balance.strategy = Strategy::RoundRobin;
         })
         .await;

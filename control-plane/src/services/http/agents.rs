@@ -6,7 +6,7 @@ use ::http::StatusCode;
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, RawQuery, State},
+    extract::{Path, State},
 };
 use jiff::Timestamp;
 use parallax_proto::{
@@ -112,9 +112,8 @@ pub(super) struct Agents {
 pub(super) async fn list(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
-    RawQuery(query): RawQuery,
+    query: Query,
 ) -> Answer<Agents> {
-    let query = Query::parse(query.as_deref(), &["capability"])?;
     let capabilities: Vec<String> =
         query.get("capability").into_iter().flat_map(|all| all.split(',')).map(str::to_owned).collect();
     let agents = api.registry.agents(tenant::of(&peer), &capabilities);

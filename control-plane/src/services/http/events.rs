@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use ::http::HeaderMap;
 use axum::{
     Extension, Json,
-    extract::{Path, RawQuery, State},
+    extract::{Path, State},
     response::{
         IntoResponse,
         sse::{self, KeepAlive, Sse},
@@ -29,8 +29,7 @@ use crate::{
 /// How often a silent stream says that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
 
-fn after(query: Option<&str>, headers: &HeaderMap) -> Result<Cursor> {
-    let query = Query::parse(query, &["after"])?;
+fn after(query: &Query, headers: &HeaderMap) -> Result<Cursor> {
     // A browser's EventSource says where it was by a header.
     let header = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let parse = |text: &str| {
@@ -57,10 +56,10 @@ pub(super) async fn list(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    query: Query,
     headers: HeaderMap,
 ) -> Answer<Events> {
-    let after = after(query.as_deref(), &headers)?;
+    let after = after(&query, &headers)?;
     let run = api.runs.find(tenant::of(&peer), &id).await?;
     let events = Stretch { from: 0, entries: run.entries, summary: run.summary }.happenings(after);
     Ok(Json(Events { count: events.len(), events }))
@@ -77,10 +76,10 @@ pub(super) async fn stream(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    query: Query,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse> {
-    let after = after(query.as_deref(), &headers)?;
+    let after = after(&query, &headers)?;
     let key = api.runs.find(tenant::of(&peer), &id).await?.summary.key;
     Ok(follow(&api, &key, after))
 }

@@ -4,7 +4,7 @@ use ::http::StatusCode;
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, RawQuery, State},
+    extract::{Path, State},
 };
 use parallax_runtime::{
     error::{Code, Coded},
@@ -52,12 +52,7 @@ pub(super) struct Page {
     ),
     responses((status = 200, body = Page))
 )]
-pub(super) async fn list(
-    State(api): Shared,
-    Extension(peer): Extension<Peer>,
-    RawQuery(query): RawQuery,
-) -> Answer<Page> {
-    let query = Query::parse(query.as_deref(), &["limit", "offset", "status", "pattern", "before"])?;
+pub(super) async fn list(State(api): Shared, Extension(peer): Extension<Peer>, query: Query) -> Answer<Page> {
     let limit = query.number("limit")?.unwrap_or(PAGE.1);
     if limit == 0 || limit > PAGE.0 {
         return Err(Error::Invalid {
@@ -78,16 +73,13 @@ pub(super) async fn list(
         api.catalog.get(tenant, name, "").map_or_else(|_| name.to_owned(), |p| p.header.name.clone())
     };
     let pattern = query.get("pattern").map(own_spelling);
+    let before = match query.get("before") {
+        None => None,
+        Some(id) => Some(api.runs.find(tenant, id).await?.summary.key.id),
+    };
     let page = api
         .runs
-        .list(&RunQuery {
-            tenant: tenant.to_owned(),
-            status,
-            pattern,
-            before: query.get("before").map(str::to_owned),
-            offset,
-            limit,
-        })
+        .list(&RunQuery { tenant: tenant.to_owned(), status, pattern, before, offset, limit })
         .await?;
     let executions = page.runs.iter().map(Listed::of).collect();
     Ok(Json(Page { executions, total: page.total, limit, offset }))
@@ -138,7 +130,7 @@ pub(super) async fn start(State(api): Shared, Extension(peer): Extension<Peer>, 
         pattern: pattern_name,
         version: pattern_version,
         input,
-        options: options.into_options(),
+        options: options.into_options()?,
         ..runs::Request::default()
     };
     let (tenant, told) = (tenant::of(&peer), webhook.is_some());

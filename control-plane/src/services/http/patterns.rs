@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, RawQuery, State},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use parallax_runtime::env::millis;
@@ -70,9 +70,8 @@ pub(super) async fn show(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    query: Query,
 ) -> Answer<Pattern> {
-    let query = Query::parse(query.as_deref(), &["version"])?;
     let version = query.get("version").unwrap_or_default();
     Ok(Json(Pattern::of(&*api.catalog.get(tenant::of(&peer), &name, version)?)))
 }
@@ -148,7 +147,7 @@ pub(super) async fn execute(
     let Execute { input, options } = read(&body)?;
     let stream = options.stream;
     let request =
-        runs::Request { pattern: name, input, options: options.into_options(), ..Default::default() };
+        runs::Request { pattern: name, input, options: options.into_options()?, ..Default::default() };
     run(&api, &peer, request, stream).await
 }
 
@@ -164,7 +163,7 @@ pub(super) async fn adhoc(
 ) -> Result<Response> {
     let Adhoc { script, input, options } = read(&body)?;
     let stream = options.stream;
-    let (script, options) = (Some(script), options.into_options());
+    let (script, options) = (Some(script), options.into_options()?);
     run(&api, &peer, runs::Request { script, input, options, ..Default::default() }, stream).await
 }
 

@@ -69,7 +69,7 @@ impl NewSchedule {
             pattern: self.pattern_name,
             version: self.pattern_version,
             input: self.input,
-            options: self.options.into_options(),
+            options: self.options.into_options()?,
             times,
             missed: self.missed,
             overlap: self.overlap,

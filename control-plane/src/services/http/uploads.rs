@@ -4,7 +4,7 @@ use ::http::StatusCode;
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, RawQuery, State},
+    extract::{Path, State},
 };
 use jiff::Timestamp;
 use parallax_prism::Diagnostic;
@@ -178,9 +178,8 @@ pub(super) async fn delete(
     State(api): Shared,
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    query: Query,
 ) -> Result<StatusCode> {
-    let query = Query::parse(query.as_deref(), &["version"])?;
     api.catalog.delete(tenant::of(&peer), &name, query.get("version")).await?;
     Ok(StatusCode::NO_CONTENT)
 }
