@@ -60,9 +60,11 @@ pub async fn show(registry: &str, runs: &str) -> Result {
         stood.push(killed.elapsed());
         second.api.post(&format!("{path}/cancel"), &json!({})).await.map_err(|e| e.to_string())?;
         let begun = Instant::now();
-        let again = Replica::start(dir.path(), &authority, 0, registry, runs).await?;
+        let mut again = Replica::start(dir.path(), &authority, 0, registry, runs).await?;
         back.push(begun.elapsed());
-        drop(again);
+        // Their directories are free for the next when they have gone.
+        again.child.kill().await?;
+        second.child.kill().await?;
     }
     let worst = stood.iter().max().copied().unwrap_or_default();
     println!(

@@ -80,6 +80,8 @@ pub struct DataPlane {
     pub max_in_flight: usize,
     /// Connections of callers.
     pub max_connections: usize,
+    /// Bytes of requests that are held as a whole: by `FanOut`, and for the cache and fallbacks.
+    pub max_held_bytes: usize,
     /// How long an agent that is new or has recovered is given fewer calls than its share.
     pub slow_start_ms: u64,
     pub breaker: Breaker,
@@ -152,6 +154,7 @@ impl DataPlane {
             fallback: self.fallback.clone(),
             max_in_flight: self.max_in_flight,
             max_connections: self.max_connections,
+            max_held_bytes: self.max_held_bytes,
             slow_start: ms(self.slow_start_ms),
             breaker: parallax_data_plane::Policy {
                 failures: breaker.failures,
@@ -198,6 +201,7 @@ impl From<&parallax_data_plane::Config> for DataPlane {
             fallback: config.fallback.clone(),
             max_in_flight: config.max_in_flight,
             max_connections: config.max_connections,
+            max_held_bytes: config.max_held_bytes,
             slow_start_ms: millis(config.slow_start),
             breaker: Breaker {
                 failures: breaker.failures,

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use parallax_runtime::{
-    run::{Options, Run, RunKey},
+    error::{Code, Coded},
+    run::{Entry, Event, Options, Run, RunKey},
     store::RunQuery,
 };
 use serde::{Deserialize, Serialize};
@@ -153,13 +154,22 @@ impl Task {
     /// What the task's run came to.
     ///
     /// # Errors
-    /// A run that has not completed; one whose result is less sure than it has to be. The run keeps what it found.
+    /// A run that has not completed; one that asked agents of whom none answered; one whose result is less sure than
+    /// it has to be. The run keeps what it found.
     pub fn answer(&self, run: &Run) -> Result<Answer> {
         let (id, summary) = (run.summary.key.id.clone(), &run.summary);
+        // A pattern of the caller's own may have meant it so.
+        let unanswered = unanswered(run).filter(|_| !matches!(self.strategy, Strategy::Custom(_)));
         let Some(value) = run.value() else {
             let Some((code, message)) = summary.error.clone() else { return Err(Error::NotEnded { id }) };
-            return Err(Error::Failed { id, status: summary.status, code, message });
+            // What came of asking tells more than where the script gave up.
+            let failed = Error::Failed { id, status: summary.status, code, message };
+            let gave_up = failed.code() == Code::Precondition;
+            return Err(unanswered.filter(|e| gave_up && e.code() == Code::Unavailable).unwrap_or(failed));
         };
+        if let Some(unanswered) = unanswered {
+            return Err(unanswered);
+        }
         let confidence = summary.confidence;
         if let Some(wanted) = self.min_confidence
             && confidence.is_none_or(|sure| sure < wanted)
@@ -225,6 +235,30 @@ pub async fn history(
         before = Some(last.key.id.clone());
     }
     Ok(found)
+}
+
+/// Says so of a run that has asked agents, and none of them answered.
+fn unanswered(run: &Run) -> Option<Error> {
+    // Agents may have answered to runs within this one.
+    let within = |entry: &Entry| match &entry.event {
+        Event::Requested { request, .. } => request["type"] == "pattern",
+        _ => false,
+    };
+    if run.entries.iter().any(within) {
+        return None;
+    }
+    let calls = calls(run);
+    let failures: Option<Vec<_>> = calls.iter().map(|call| Some((call.agent, call.error?))).collect();
+    let failures = failures?;
+    let (agent, (code, message)) = failures.first()?;
+    Some(Error::Unanswered {
+        id: run.summary.key.id.clone(),
+        failed: failures.len(),
+        agent: (*agent).to_owned(),
+        code: (*code).to_owned(),
+        message: (*message).to_owned(),
+        away: failures.iter().all(|(_, (code, _))| matches!(*code, "unreachable" | "busy")),
+    })
 }
 
 /// The last group of a run's id; the time and 26 bits of chance stay before it.

@@ -32,8 +32,6 @@ use tracing::{info, warn};
 
 mod ask;
 
-/// How long calls wait for a node when there is none.
-const NODE_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks for a node.
 const NODE_RETRY: Duration = Duration::from_millis(100);
 /// A call that this many nodes have died under is given up.
@@ -113,13 +111,7 @@ impl Nodes {
     /// A session for the calls of one run.
     #[must_use]
     pub fn session(&self) -> Session {
-        Session {
-            nodes: self.clone(),
-            link: None,
-            pending: BTreeMap::new(),
-            given_up: VecDeque::new(),
-            without_node_since: None,
-        }
+        Session { nodes: self.clone(), link: None, pending: BTreeMap::new(), given_up: VecDeque::new() }
     }
 
     /// The member with the fewest sessions, other than `but` if there is another.
@@ -147,9 +139,31 @@ pub struct Session {
     nodes: Nodes,
     link: Option<Link>,
     /// Sent, or to be sent, and without outcome.
-    pending: BTreeMap<u64, Call>,
+    pending: BTreeMap<u64, Pending>,
     given_up: VecDeque<CallOutcome>,
-    without_node_since: Option<Instant>,
+}
+
+struct Pending {
+    call: Call,
+    /// When its time is up: for so long it waits for a node when there is none.
+    due: Instant,
+}
+
+impl Pending {
+    fn new(call: Call) -> Self {
+        let timeout = call.request.as_ref().map_or(0, |request| request.timeout_ms);
+        Self { due: Instant::now() + Duration::from_millis(u64::try_from(timeout).unwrap_or(0)), call }
+    }
+
+    /// As it is sent now: what it has waited for a node is of its own time.
+    fn now(&self) -> DispatchRequest {
+        let mut call = self.call.clone();
+        if let Some(request) = &mut call.request {
+            let left = self.due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            request.timeout_ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+        }
+        request(dispatch_request::Message::Call(call))
+    }
 }
 
 struct Link {
@@ -167,7 +181,7 @@ impl Drop for Link {
 impl Session {
     /// Asks for a call; its outcome comes out of [`Session::next`].
     pub async fn call(&mut self, call: Call) {
-        self.pending.insert(call.call_id, call.clone());
+        self.pending.insert(call.call_id, Pending::new(call.clone()));
         if let Some(link) = &self.link {
             // A link that is gone is noticed by `next`, which sends what is pending to another node.
             link.requests.send(request(dispatch_request::Message::Call(call))).await.ok();
@@ -213,8 +227,8 @@ impl Session {
                     self.link = None;
                     let message =
                         format!("{MAX_ATTEMPTS} data-plane nodes were lost under this call, the last: {why}");
-                    self.pending.values_mut().for_each(|call| call.attempt += 1);
-                    self.give_up(|call| call.attempt > MAX_ATTEMPTS, &message);
+                    self.pending.values_mut().for_each(|pending| pending.call.attempt += 1);
+                    self.give_up(|pending| pending.call.attempt > MAX_ATTEMPTS, &message);
                     failed_node = Some(node);
                 }
             }
@@ -222,48 +236,42 @@ impl Session {
     }
 
     async fn reconnect(&mut self, but: Option<&str>) {
-        let since = *self.without_node_since.get_or_insert_with(Instant::now);
         let Some(node) = self.nodes.pick(but) else {
-            if since.elapsed() >= NODE_GRACE {
-                let message = "no data-plane node has joined this control plane; start one with `parallax start --data-plane-only`";
-                self.give_up(|_| true, message);
-            } else {
-                tokio::time::sleep(NODE_RETRY).await;
-            }
-            return;
+            let message = "no data-plane node has joined this control plane; start one with `parallax start --data-plane-only`";
+            return self.without_node(message).await;
         };
         let (requests, queue) = mpsc::channel(2 * MAX_IN_FLIGHT);
-        for call in self.pending.values() {
-            requests
-                .try_send(request(dispatch_request::Message::Call(call.clone())))
-                .expect("no more calls are in flight than the queue holds");
+        for pending in self.pending.values() {
+            requests.try_send(pending.now()).expect("no more calls are in flight than the queue holds");
         }
         let opened = DataPlaneClient::new(node.channel.clone()).dispatch(ReceiverStream::new(queue)).await;
         match opened {
             Ok(response) => {
                 node.sessions.fetch_add(1, Ordering::Relaxed);
                 self.link = Some(Link { node, requests, outcomes: response.into_inner() });
-                self.without_node_since = None;
             }
             Err(status) => {
                 warn!(node = node.id, addr = node.addr, "a data-plane node cannot be reached: {status}");
-                if since.elapsed() >= NODE_GRACE {
-                    self.give_up(
-                        |_| true,
-                        &format!("data-plane node {} cannot be reached: {status}", node.id),
-                    );
-                } else {
-                    tokio::time::sleep(NODE_RETRY).await;
-                }
+                self.without_node(&format!("data-plane node {} cannot be reached: {status}", node.id)).await;
             }
         }
     }
 
-    fn give_up(&mut self, which: impl Fn(&Call) -> bool, message: &str) {
-        let calls = self.pending.extract_if(.., |_, call| which(call));
-        self.given_up.extend(calls.map(|(call_id, call)| CallOutcome {
+    /// Gives up the calls whose time is up, and lets the others wait.
+    async fn without_node(&mut self, message: &str) {
+        let now = Instant::now();
+        self.give_up(|pending| pending.due <= now, message);
+        if self.given_up.is_empty() {
+            let first = self.pending.values().map(|pending| pending.due).min();
+            tokio::time::sleep_until(first.map_or(now, |due| due.min(now + NODE_RETRY))).await;
+        }
+    }
+
+    fn give_up(&mut self, which: impl Fn(&Pending) -> bool, message: &str) {
+        let calls = self.pending.extract_if(.., |_, pending| which(pending));
+        self.given_up.extend(calls.map(|(call_id, pending)| CallOutcome {
             call_id,
-            agent_id: match call.target {
+            agent_id: match pending.call.target {
                 Some(parallax_proto::dataplane::v1::call::Target::AgentId(id)) => id,
                 _ => String::new(),
             },
@@ -280,4 +288,44 @@ impl Session {
 
 fn request(message: dispatch_request::Message) -> DispatchRequest {
     DispatchRequest { message: Some(message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_proto::{confidence::AgentRequest, dataplane::v1::call::Target};
+    use parallax_runtime::env::System;
+    use parallax_security::{Authority, Identity};
+
+    use super::*;
+
+    fn nodes() -> Nodes {
+        let (dir, now) = (tempfile::tempdir().unwrap(), System.system_time());
+        let authority = Authority::open(&dir.path().join("ca"), now).unwrap();
+        let identity = Identity::new("default", Kind::ControlPlane, "plane").unwrap();
+        let bundle = authority.bundle(&identity, &dir.path().join("tls"), now).unwrap();
+        Nodes::new(Tls::load(bundle, now).unwrap(), System::shared())
+    }
+
+    fn call(call_id: u64, seconds: i32) -> Call {
+        let request = AgentRequest { timeout_ms: seconds * 1000, ..AgentRequest::default() };
+        let target = Some(Target::AgentId("a".to_owned()));
+        Call { call_id, target, request: Some(request), ..Call::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_node_calls_wait_until_their_time_is_up_or_they_are_cancelled() {
+        let mut session = nodes().session();
+        let begun = Instant::now();
+        for (id, seconds) in [(1, 40), (2, 20), (3, 10)] {
+            session.call(call(id, seconds)).await;
+        }
+        session.cancel(3).await;
+        for (id, seconds) in [(2, 20), (1, 40)] {
+            let outcome = session.next().await;
+            assert_eq!((outcome.call_id, begun.elapsed().as_secs()), (id, seconds));
+            let Some(call_outcome::Outcome::Failure(failure)) = outcome.outcome else { panic!("an answer") };
+            assert_eq!(failure.cause(), Cause::Unreachable);
+            assert!(failure.message.starts_with("no data-plane node has joined"), "{failure:?}");
+        }
+    }
 }

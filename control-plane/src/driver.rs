@@ -86,6 +86,8 @@ pub(crate) struct Driver {
     journal: Vec<Entry>,
     /// The last effect that an earlier process asked for.
     known: u64,
+    /// When the run was last known to be this process's.
+    owned: Instant,
     /// Absent only during a step.
     script: Option<Script>,
     wanted: BTreeMap<u64, Wanted>,
@@ -127,6 +129,7 @@ impl Driver {
             script: Some(script),
             start,
             known: 0,
+            owned: Instant::now(),
             arrived: Vec::new(),
             wanted: BTreeMap::new(),
             held: VecDeque::new(),
@@ -204,11 +207,11 @@ impl Driver {
             self.append(std::mem::take(&mut entries)).await?;
             self.runs.cancel_soon(std::mem::take(&mut self.abandoned));
             for effect in effects {
-                self.begin(effect.id.0).await;
+                self.begin(effect.id.0).await?;
             }
             let (deadline, stopping) = (self.deadline, self.runs.context().life.stopping());
             let (late, stop) = tokio::select! {
-                () = self.outcomes() => (false, false),
+                lost = self.outcomes() => (lost.map(|()| false)?, false),
                 () = tokio::time::sleep_until(deadline) => (true, false),
                 () = stopping => (false, true),
             };
@@ -318,27 +321,42 @@ impl Driver {
     /// Writes down what happened. While the store is away the run waits for it, as nothing may happen that is not
     /// written down. One that cannot be created does not: who starts it is told.
     async fn append(&mut self, entries: Vec<Entry>) -> Result<()> {
-        let context = self.runs.context();
+        let begun = Instant::now();
         if let Some(Birth { script, entries: first, told }) = self.birth.take() {
             let entries = [first, entries].concat();
-            let created = context.store.create(self.runs.owner(), &self.key, &script, &entries).await;
+            let store = &self.runs.context().store;
+            let created = store.create(self.runs.owner(), &self.key, &script, &entries).await;
             let born = created.as_ref().ok().cloned();
             // Who started it may have gone away.
             told.send(created).ok();
             self.summary = born.ok_or_else(|| Error::NoRun { id: self.key.id.clone() })?;
             self.telling.send_replace(self.summary.status.is_final());
+            self.owned = begun;
             return Ok(());
         }
         if entries.is_empty() {
             return Ok(());
         }
-        let begun = Instant::now();
+        self.write(&entries).await?;
+        self.runs.context().metrics.journal_append.observe(begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Makes sure that the run has not been given to another while this process could not be heard: its agents
+    /// would be asked twice at the same time.
+    async fn confirm(&mut self) -> Result<()> {
+        if self.runs.still_owns(self.owned) { Ok(()) } else { self.write(&[]).await }
+    }
+
+    /// Adds to the journal, however long that takes; without entries it only asks whether that would be possible.
+    async fn write(&mut self, entries: &[Entry]) -> Result<()> {
+        let context = self.runs.context();
         let mut pause = STORE_AWAY.0;
         loop {
-            match context.store.append(self.runs.owner(), &self.summary, &entries).await {
+            let begun = Instant::now();
+            match context.store.append(self.runs.owner(), &self.summary, entries).await {
                 Ok(summary) => {
-                    context.metrics.journal_append.observe(begun.elapsed().as_secs_f64());
-                    self.summary = summary;
+                    (self.summary, self.owned) = (summary, begun);
                     return Ok(());
                 }
                 Err(e) if e.code() == Code::Unavailable && !context.life.is_stopping() => {

@@ -54,6 +54,18 @@ pub enum Error {
     NotEnded { id: String },
     #[error("run {id} {status}: {message}")]
     Failed { id: String, status: Status, code: String, message: String },
+    #[error(
+        "no agent has answered run {id}: {failed} calls failed, the first, of {agent}, with {code}: {message}"
+    )]
+    Unanswered {
+        id: String,
+        failed: usize,
+        agent: String,
+        code: String,
+        message: String,
+        /// Whether all of them were out of reach or had too much to do.
+        away: bool,
+    },
     #[error("the result of run {id} {}, and min_confidence is {wanted}", stated(*confidence))]
     Unsure { id: String, confidence: Option<f64>, wanted: f64 },
     #[error("agent \"{agent}\" did not answer ({cause}): {message}")]
@@ -70,6 +82,8 @@ pub enum Error {
     Foreign(String),
     #[error("the control plane is stopping; send the request to another or again later")]
     Stopping,
+    #[error("this process stops, and run {id} goes on: ask for it with `parallax runs show {id}`")]
+    Unfinished { id: String },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -106,12 +120,15 @@ impl Coded for Error {
             Self::Ended { .. } | Self::NotEnded { .. } | Self::CurrentVersion { .. } => Code::Conflict,
             Self::Failed { code, .. } if code == TIMEOUT => Code::DeadlineExceeded,
             Self::Failed { status: Status::Cancelled, .. } => Code::Cancelled,
-            Self::Failed { .. } | Self::Unsure { .. } | Self::NoAnswer { .. } => Code::Precondition,
+            Self::Unanswered { away: true, .. } => Code::Unavailable,
+            Self::Failed { .. } | Self::Unanswered { .. } | Self::Unsure { .. } | Self::NoAnswer { .. } => {
+                Code::Precondition
+            }
             Self::NotAsked(status) if status.code() == tonic::Code::InvalidArgument => Code::InvalidArgument,
             // Others may have been asked: whoever repeats what was unavailable would ask them again.
             Self::NotAsked(_) => Code::Precondition,
             Self::Busy { .. } => Code::ResourceExhausted,
-            Self::Stopping => Code::Unavailable,
+            Self::Stopping | Self::Unfinished { .. } => Code::Unavailable,
             Self::Store(e) => e.code(),
         }
     }
@@ -136,11 +153,13 @@ impl Coded for Error {
             Self::Busy { .. } => "PARALLAX-RUN-005",
             Self::Failed { .. } => "PARALLAX-RUN-006",
             Self::Unsure { .. } => "PARALLAX-RUN-007",
+            Self::Unanswered { .. } => "PARALLAX-RUN-009",
             Self::NoAnswer { .. } => "PARALLAX-REGISTRY-005",
             Self::NotAsked(_) => "PARALLAX-REGISTRY-006",
             Self::NoSchedule { .. } => "PARALLAX-SCHEDULE-001",
             Self::Invalid { .. } => "PARALLAX-API-001",
             Self::Foreign(_) => "PARALLAX-API-003",
+            Self::Unfinished { .. } => "PARALLAX-RUN-008",
             Self::Store(e) => e.reason(),
         }
     }

@@ -146,6 +146,7 @@ impl ControlPlane {
             .add_service(RegistryServer::new(services::registry::Service {
                 registry: registry.clone(),
                 env: env.clone(),
+                life: life.clone(),
             }))
             .add_service(PatternServiceServer::new(services::patterns::Service {
                 catalog: catalog.clone(),

@@ -22,7 +22,11 @@ use parallax_runtime::{
     store::{RunPage, RunQuery, RunStore, StoreError},
 };
 use parallax_telemetry::metrics::{ControlPlaneMetrics, RunStatus};
-use tokio::sync::{Notify, watch};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tracing::{Instrument, error, info, info_span, warn};
 
 mod follow;
@@ -108,6 +112,28 @@ struct Inner {
     watches: Watches,
     /// Whether the store answered when it was last asked.
     answers: AtomicBool,
+    kept: Mutex<Kept>,
+}
+
+/// How this process was kept the owner of its runs, as far as it knows.
+struct Kept {
+    /// From here on without a gap in which others may have been given some.
+    since: Instant,
+    /// When it was last begun to be, with success.
+    last: Instant,
+}
+
+impl Kept {
+    fn is_late(&self, ttl: Duration) -> bool {
+        self.last.elapsed() >= ttl
+    }
+
+    fn renew(&mut self, begun: Instant, ttl: Duration) {
+        if self.is_late(ttl) {
+            self.since = Instant::now();
+        }
+        self.last = begun;
+    }
 }
 
 impl Runs {
@@ -118,11 +144,14 @@ impl Runs {
     pub async fn open(context: Context) -> Result<Self> {
         let Bounds { runs_at_once, runs_waiting, owner_ttl, .. } = context.bounds;
         let owner = context.env.id();
+        let now = Instant::now();
+        let kept = Mutex::new(Kept { since: now, last: now });
         context.store.keep(&owner, owner_ttl, 0).await?;
         let hints = context.store.hints().await?;
         let turns = Turns::new(runs_at_once, runs_waiting);
         let (active, watches) = (watch::Sender::default(), Watches::default());
-        let runs = Self(Arc::new(Inner { context, owner, active, turns, watches, answers: true.into() }));
+        let answers = AtomicBool::new(true);
+        let runs = Self(Arc::new(Inner { context, owner, active, turns, watches, answers, kept }));
         let told = runs.clone();
         runs.context().life.spawn_until_stopped("hints", async move {
             hints.for_each(async |hint| told.0.watches.tell(&hint)).await;
@@ -138,25 +167,44 @@ impl Runs {
         &self.0.owner
     }
 
+    /// Whether a run that was this process's at `then` cannot have been given to another since.
+    pub(crate) fn still_owns(&self, then: Instant) -> bool {
+        let kept = self.0.kept.lock();
+        kept.since <= then && !kept.is_late(self.context().bounds.owner_ttl)
+    }
+
     /// Keeps this process the owner of its runs until it stops, and goes on with those whose owner is gone, here as
-    /// in other processes.
+    /// in other processes: not those who are silent while, or right after, nobody could be heard.
     pub fn keep(&self) {
         let (runs, life) = (self.clone(), self.context().life.clone());
         let keeper = self.clone();
         life.spawn_until_stopped("runs", async move {
             let ttl = keeper.context().bounds.owner_ttl;
+            // The last success, and from when on the silence of others counts.
+            let (mut last, mut heard) = (Instant::now(), Instant::now());
             loop {
-                let most = keeper.0.turns.free().clamp(1, TAKEN_AT_ONCE) as u64;
+                let begun = Instant::now();
+                let free = keeper.0.turns.free().clamp(1, TAKEN_AT_ONCE) as u64;
+                let most = if heard <= begun { free } else { 0 };
                 let kept = keeper.context().store.keep(&keeper.0.owner, ttl, most);
-                let kept = tokio::time::timeout(ttl, kept).await.unwrap_or(Err(StoreError::Closed));
+                let silence = || Err(StoreError::Away(format!("no answer within {ttl:?}")));
+                let kept = tokio::time::timeout(ttl, kept).await.unwrap_or_else(|_| silence());
                 keeper.0.answers.store(kept.is_ok(), Relaxed);
                 match kept {
                     Ok(orphans) => {
+                        keeper.0.kept.lock().renew(begun, ttl);
+                        if last.elapsed() >= ttl {
+                            heard = Instant::now() + ttl;
+                        }
+                        last = begun;
                         for key in orphans {
                             keeper.resume(&key).await;
                         }
                     }
-                    Err(e) => warn!("runs cannot be kept, others may take them over: {e}"),
+                    Err(e) => {
+                        warn!("runs cannot be kept, others may take them over: {e}");
+                        heard = Instant::now() + ttl;
+                    }
                 }
                 tokio::time::sleep(LOOK.min(ttl / 3)).await;
             }
@@ -330,6 +378,14 @@ impl Runs {
         self.0.watches.of(key)
     }
 
+    /// Whoever asks from outside is told at once that the store is away; what goes on here waits for it.
+    fn need_store(&self) -> Result<()> {
+        if self.has_store() {
+            return Ok(());
+        }
+        Err(StoreError::Away("it did not answer when it was last asked".to_owned()).into())
+    }
+
     /// Whether the store can be reached, as far as this process knows: it asks it all the time.
     #[must_use]
     pub fn has_store(&self) -> bool {
@@ -367,6 +423,7 @@ impl Runs {
     pub async fn find(&self, tenant: &str, id: &str) -> Result<Run> {
         let own = id.split('.').next().unwrap_or_default();
         parse_id(own).map_err(|problem| Error::Invalid { field: "id", problem })?;
+        self.need_store()?;
         self.get(&RunKey { tenant: tenant.to_owned(), id: id.to_owned() }).await
     }
 
@@ -375,6 +432,7 @@ impl Runs {
     /// # Errors
     /// The store's.
     pub async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        self.need_store()?;
         Ok(self.context().store.list(query).await?)
     }
 }

@@ -13,6 +13,10 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -63,6 +67,48 @@ impl Drop for Ticket {
     }
 }
 
+/// What the node's workers hold of requests as a whole; see [`crate::Config::max_held_bytes`].
+#[derive(Clone)]
+pub(crate) struct Holding {
+    config: Current,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// What is held of one request; let go of when it is dropped.
+pub(crate) struct Held {
+    holding: Holding,
+    bytes: AtomicUsize,
+}
+
+impl Holding {
+    pub(crate) fn new(config: Current) -> Self {
+        Self { config, bytes: Arc::default() }
+    }
+
+    pub(crate) fn begin(&self) -> Held {
+        Held { holding: self.clone(), bytes: AtomicUsize::new(0) }
+    }
+}
+
+impl Held {
+    /// Whether there is room for so many more bytes; takes it.
+    pub(crate) fn grow(&self, more: usize) -> bool {
+        let most = self.holding.config.now().max_held_bytes;
+        let grown = |held: usize| held.checked_add(more).filter(|held| *held <= most);
+        let fits = self.holding.bytes.fetch_update(Relaxed, Relaxed, grown).is_ok();
+        if fits {
+            self.bytes.fetch_add(more, Relaxed);
+        }
+        fits
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.holding.bytes.fetch_sub(*self.bytes.get_mut(), Relaxed);
+    }
+}
+
 /// A priority by its name.
 pub(crate) fn priority(text: &str) -> Result<Priority, Failure> {
     let named = Priority::ALL.into_iter().find(|priority| priority.as_str() == text);
@@ -90,8 +136,8 @@ impl Admission {
     ) -> Result<Ticket, Failure> {
         let of = self.tenant(tenant, now);
         let (in_flight, all) = (self.in_flight.get(), self.most());
-        let most = all * SHARES[priority as usize] / 100;
-        let bound = if in_flight >= most.max(1) {
+        let most = (all * SHARES[priority as usize] / 100).max(1);
+        let bound = if in_flight >= most {
             LoadBound::Node
         } else if in_flight >= all / 2 && !self.fits(&of, most, now) {
             LoadBound::Tenant
@@ -117,7 +163,7 @@ impl Admission {
     /// Calls in flight in this worker.
     fn most(&self) -> usize {
         let config = self.config.now();
-        config.max_in_flight.div_ceil(config.workers.max(1))
+        config.per_worker(config.max_in_flight)
     }
 
     fn tenant(&self, name: &str, now: Instant) -> Rc<Tenant> {

@@ -13,6 +13,7 @@ use crate::{
     directory::Entry,
     error::Failure,
     fallback::{Kind, Preset},
+    metadata::spoils,
     opted::Wishes,
 };
 
@@ -114,17 +115,23 @@ const NAMES: [&str; 11] = [
 const LONGEST_PATTERN: usize = 128;
 
 impl Routing {
-    /// Takes it out of a request's headers: agents never see it.
+    /// Takes it out of a request's headers, as agents never see it; and what would spoil their connections.
     pub(crate) fn take(headers: &mut HeaderMap) -> Self {
         let mut routing = Self::default();
-        for (name, value) in &*headers {
-            let name = name.as_str();
+        let mut spoilt = Vec::new();
+        for (key, value) in &*headers {
+            let name = key.as_str();
             if name.starts_with("x-parallax-")
                 && let Some(n) = NAMES.iter().position(|known| *known == name)
             {
                 // Of several the first counts.
                 routing.0[n].get_or_insert_with(|| value.clone());
+            } else if spoils(name, value) {
+                spoilt.push(key.clone());
             }
+        }
+        for name in spoilt {
+            headers.remove(name);
         }
         for (name, value) in NAMES.iter().zip(&routing.0) {
             if value.is_some() {

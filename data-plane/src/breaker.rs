@@ -30,6 +30,9 @@ use window::Window;
 
 use crate::config::Current;
 
+/// A probe that came to no end is followed by the next after the first pause divided by this.
+const UNENDED: u32 = 10;
+
 /// When to open and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -218,8 +221,21 @@ impl Breaker {
             State::Probing { times } => Some(match well {
                 Some(true) => State::Closed { failures: 0 },
                 Some(false) => self.open(now, times.saturating_add(1), random),
+                // Nobody waited for its end: of an agent that hangs no more is asked than a few times a second.
+                None if verdict == Verdict::Silent => {
+                    State::Open { until: now + whole_millis(self.policy().first / UNENDED), times }
+                }
                 None => State::Open { until: now, times },
             }),
+            _ => None,
+        });
+    }
+
+    /// Takes back a pass for a call that was not made.
+    pub(crate) fn give_back(&self, pass: Pass, now: Instant) {
+        let now = self.millis(now);
+        self.update(|state| match state {
+            State::Probing { times } if pass == Pass::Probe => Some(State::Open { until: now, times }),
             _ => None,
         });
     }

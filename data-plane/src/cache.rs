@@ -23,7 +23,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{config::Current, error::Failure};
+use crate::{
+    config::Current,
+    error::{Failed, Failure},
+};
 
 mod key;
 
@@ -152,8 +155,10 @@ pub(crate) struct Cache {
     pub(crate) metrics: CacheMetrics,
 }
 
-/// Becomes an answer, or is closed without one: then somebody else asks.
-type Flight = watch::Receiver<Option<Given>>;
+/// Becomes an answer, or a failure that all share, or is closed without one: then somebody else asks.
+type Flight = watch::Receiver<Option<Landed>>;
+
+type Landed = Result<Given, Failed>;
 
 impl Cache {
     pub(crate) fn new(config: Current, metrics: CacheMetrics) -> Self {
@@ -175,37 +180,40 @@ impl Cache {
     }
 
     /// Answers from what is held, by a call under way, or by `ask`; not later than `deadline`, which is `late`
-    /// then. One who asks and leaves, or fails, takes nobody along: the next of those who wait asks.
-    pub(crate) async fn answer<X, E>(
+    /// then. One who asks and leaves, or has no more time, takes nobody along: the next of those who wait asks.
+    pub(crate) async fn answer<X>(
         &self,
         key: Key,
         mode: Mode,
         (deadline, late): (Instant, impl FnOnce() -> Failure),
-        ask: impl AsyncFnOnce() -> Result<(Given, X), E>,
-    ) -> (CacheOutcome, Result<Found<X>, E>)
-    where
-        E: From<Failure>,
-    {
+        ask: impl AsyncFnOnce() -> Result<(Given, X), Failed>,
+    ) -> (CacheOutcome, Result<Found<X>, Failed>) {
         let (lead, outcome) = match mode {
             Mode::Bypass => (None, CacheOutcome::Bypass),
             Mode::Refresh => (None, CacheOutcome::Refresh),
             Mode::Use => match timeout_at(deadline, self.lead(key)).await {
                 Ok(Turn::Lead(lead)) => (Some(lead), CacheOutcome::Miss),
                 Ok(Turn::Hit(held)) => return (CacheOutcome::Hit, Ok(Found::Hit(held))),
-                Ok(Turn::Shared(given)) => return (CacheOutcome::Shared, Ok(Found::Shared(given))),
+                Ok(Turn::Shared(landed)) => {
+                    return (CacheOutcome::Shared, landed.map(Found::Shared));
+                }
                 Err(_) => return (CacheOutcome::Shared, Err(late().into())),
             },
         };
-        let asked = ask().await.map(|(given, extra)| {
-            if mode != Mode::Bypass {
-                self.hold(key, &given);
-            }
-            if let Some(lead) = lead {
-                lead.landed.send_replace(Some(given.clone()));
-            }
-            Found::Asked(given, extra)
-        });
-        (outcome, asked)
+        let asked = ask().await;
+        if let (Ok((given, _)), Mode::Use | Mode::Refresh) = (&asked, mode) {
+            self.hold(key, given);
+        }
+        let landed = match &asked {
+            Ok((given, _)) => Some(Ok(given.clone())),
+            // That is its own, and of no concern to the others.
+            Err(Failed { failure: Failure::Cancelled(_) | Failure::Deadline { .. }, .. }) => None,
+            Err(failed) => Some(Err(failed.clone())),
+        };
+        if let (Some(lead), Some(landed)) = (lead, landed) {
+            lead.landed.send_replace(Some(landed));
+        }
+        (outcome, asked.map(|(given, extra)| Found::Asked(given, extra)))
     }
 
     /// Waits until there is an answer, or until it is the caller's turn to ask for one.
@@ -231,9 +239,9 @@ impl Cache {
                 }
             };
             if let Ok(landed) = flight.wait_for(Option::is_some).await
-                && let Some(given) = &*landed
+                && let Some(landed) = &*landed
             {
-                return Turn::Shared(given.clone());
+                return Turn::Shared(landed.clone());
             }
         }
     }
@@ -284,7 +292,7 @@ impl Cache {
 
 enum Turn<'a> {
     Hit(Arc<Held>),
-    Shared(Given),
+    Shared(Landed),
     Lead(Lead<'a>),
 }
 
@@ -292,7 +300,7 @@ enum Turn<'a> {
 struct Lead<'a> {
     cache: &'a Cache,
     key: Key,
-    landed: watch::Sender<Option<Given>>,
+    landed: watch::Sender<Option<Landed>>,
 }
 
 impl Drop for Lead<'_> {

@@ -32,6 +32,7 @@ use crate::{
     error::Failure,
     hint,
     load::Report,
+    metadata::cleanse,
     pool::{Lease, Upstream, lost},
     tracker::Seen,
     upload::{Upload, Uploading},
@@ -136,7 +137,8 @@ impl Call {
                 return Err(Failure::Deadline { agent: self.entry.who(), after: self.timeout });
             }
         };
-        let (head, body) = self.check(response)?.into_parts();
+        let (mut head, body) = self.check(response)?.into_parts();
+        cleanse(&mut head.headers);
         self.heed(&head.headers);
         let body = Answer {
             upstream: Some(body),

@@ -11,7 +11,7 @@ use tonic::Code;
 use tracing::{Instrument, debug};
 
 use crate::{
-    admission::{Admission, Ticket},
+    admission::{Admission, Holding, Ticket},
     ask::{Ask, Target},
     balance::{self, Pool, Probed, Prospect, Strategy},
     breaker::by_pattern::Passes,
@@ -19,11 +19,12 @@ use crate::{
     call::{Answering, Call},
     config::Current,
     directory::{Directory, Entry},
-    error::Failure,
+    error::{Failed, Failure},
     group::{Group, Shared},
     outlier,
     pool::Pools,
     probe,
+    proxy::SERVED_BY,
     tracker::Recorder,
     upload::{Upload, Uploading},
     vitals::Standing,
@@ -38,7 +39,8 @@ pub(crate) struct Caller {
     pub(crate) recorder: Recorder,
     pub(crate) metrics: DataPlaneMetrics,
     pub(crate) admission: Rc<Admission>,
-    /// Shared by all workers.
+    /// Shared by all workers, like the cache.
+    pub(crate) holding: Holding,
     pub(crate) cache: Arc<Cache>,
 }
 
@@ -50,15 +52,15 @@ pub(crate) struct Sent<'a> {
 }
 
 /// A call that failed, and was settled.
-struct Failed {
+struct Over {
     /// Two, if both a call and its hedge have.
     asked: Vec<Arc<Entry>>,
-    failure: Failure,
+    failed: Failed,
     /// Whether another agent is to be asked.
     again: bool,
 }
 
-impl Failed {
+impl Over {
     fn after(mut self, before: Self) -> Self {
         self.asked.extend(before.asked);
         self
@@ -79,11 +81,11 @@ impl Caller {
         self: &Rc<Self>,
         ask: &Ask<'_>,
         sent: Sent<'_>,
-    ) -> Result<(Call, Answering), Failure> {
+    ) -> Result<(Call, Answering), Failed> {
         let uploading = Uploading::new(sent.upload);
         let mut tried = Vec::new();
         // Why another is asked, and whose budget pays for that.
-        let mut last: Option<(Failure, Arc<Shared>)> = None;
+        let mut last: Option<(Failed, Arc<Shared>)> = None;
         loop {
             let (call, group) = match (self.begin(ask, &tried), last.take()) {
                 (Ok(begun), None) => begun,
@@ -91,10 +93,10 @@ impl Caller {
                     self.metrics.retries.inc();
                     begun
                 }
-                (Err(failure), None) => return Err(failure),
-                (Err(_), Some((failure, group))) => {
+                (Err(failure), None) => return Err(failure.into()),
+                (Err(_), Some((failed, group))) => {
                     group.retries.give_back();
-                    return Err(failure);
+                    return Err(failed);
                 }
             };
             let began = call.started;
@@ -115,11 +117,11 @@ impl Caller {
                     answering.body.upload = Some(uploading);
                     return Ok((call, answering));
                 }
-                Err(Failed { failure, again: false, .. }) => return Err(failure),
-                Err(Failed { asked, failure, .. }) => {
-                    debug!("another agent is asked: {failure}");
+                Err(Over { failed, again: false, .. }) => return Err(failed),
+                Err(Over { asked, failed, .. }) => {
+                    debug!("another agent is asked: {}", failed.failure);
                     tried.extend(asked);
-                    last = group.map(|group| (failure, group));
+                    last = group.map(|group| (failed, group));
                 }
             }
         }
@@ -133,7 +135,7 @@ impl Caller {
         tried: &[Arc<Entry>],
         call: Call,
         group: Option<&Arc<Shared>>,
-    ) -> Result<(Call, Answering), Failed> {
+    ) -> Result<(Call, Answering), Over> {
         call.continue_trace(&sent.headers);
         let span = call.span.clone();
         let answered = async {
@@ -144,20 +146,24 @@ impl Caller {
             Ok(answering)
         };
         let may = |failure: &Failure| group.is_some_and(|group| self.again(ask, sent, tried, failure, group));
-        let (failure, again) = match answered.instrument(span).await {
-            Ok(answering) if answering.body.is_empty() => match call.status(&answering.head.headers) {
-                Err(failure) if may(&failure) => (failure, true),
+        let (failed, again) = match answered.instrument(span).await {
+            Ok(mut answering) if answering.body.is_empty() => match call.status(&answering.head.headers) {
+                Err(failure) if may(&failure) => {
+                    // It is the last word, if nobody else can be asked.
+                    answering.head.headers.insert(SERVED_BY, call.entry.served_by.clone());
+                    (Failed { failure, said: Some(Box::new((answering.head, None))) }, true)
+                }
                 _ => return Ok((call, answering)),
             },
             Ok(answering) => return Ok((call, answering)),
             Err(failure) => {
                 let again = may(&failure);
-                (failure, again)
+                (failure.into(), again)
             }
         };
         let asked = vec![call.entry.clone()];
-        call.settle(Err(&failure));
-        Err(Failed { asked, failure, again })
+        call.settle(Err(&failed.failure));
+        Err(Over { asked, failed, again })
     }
 
     /// Whether another agent is asked after a failure: it can do no harm, there is time, the request is still
@@ -206,7 +212,7 @@ impl Caller {
         call: Call,
         group: &Arc<Shared>,
         patience: Duration,
-    ) -> Result<(Call, Answering), Failed> {
+    ) -> Result<(Call, Answering), Over> {
         let mut tried = tried.to_vec();
         tried.push(call.entry.clone());
         let before = &tried[..tried.len() - 1];
@@ -222,7 +228,7 @@ impl Caller {
         let second = self.attempt(ask, sent, &tried, second, Some(group));
         tokio::pin!(second);
         // One retry follows, if any.
-        let both = |last: Failed, before: Failed| {
+        let both = |last: Over, before: Over| {
             if before.again {
                 group.retries.give_back();
             }
@@ -232,14 +238,14 @@ impl Caller {
             biased;
             ended = &mut first => match ended {
                 Ok(answered) => Ok(answered),
-                Err(failed) => second.await.map_err(|last| both(last, failed)),
+                Err(before) => second.await.map_err(|last| both(last, before)),
             },
             ended = &mut second => match ended {
                 Ok(answered) => {
                     self.metrics.hedges_won.inc();
                     Ok(answered)
                 }
-                Err(failed) => first.await.map_err(|last| both(last, failed)),
+                Err(before) => first.await.map_err(|last| both(last, before)),
             },
         }
     }

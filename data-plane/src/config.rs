@@ -46,10 +46,12 @@ pub struct Config {
     /// in each direction, and a refused call holds nothing. So the worst that callers and agents can do together
     /// is `max_in_flight` × 256 KiB (2.5 GiB by default, when every one of ten thousand calls is stuck in both
     /// directions) and, per connection, the buffers of TLS and HTTP/2 (below 100 KiB, so 400 MiB by default).
-    /// A call that opted for the cache or a fallback holds up to 1 MiB of request and `max_message` of answer. Drivers,
-    /// which are trusted, add up to `max_message` in each direction for each call that they have in flight; what `FanOut`
-    /// asks is held once for all who are asked together.
+    /// What is held as a whole is bounded by `max_held_bytes`. Drivers, which are trusted, add up to `max_message` in each
+    /// direction for each call that they have in flight.
     pub max_in_flight: usize,
+    /// Bytes of requests that the node holds as a whole at one moment: those of `FanOut`, of which the next is refused, and
+    /// those of calls that opted for the cache or a fallback, of which the next goes without.
+    pub max_held_bytes: usize,
     /// Connections of callers; each worker takes its part of them, and closes what is beyond at once. Envoy's
     /// `global_downstream_max_connections`.
     pub max_connections: usize,
@@ -207,12 +209,18 @@ impl Default for Config {
             cache: Caching::default(),
             fallback: Fallbacks::default(),
             sample_queue: 16 * 1024,
+            max_held_bytes: 256 << 20,
             drain: Duration::from_secs(10),
         }
     }
 }
 
 impl Config {
+    /// A worker's part of what is bounded for the node; 1 at least.
+    pub(crate) fn per_worker(&self, most: usize) -> usize {
+        most.div_ceil(self.workers.max(1)).max(1)
+    }
+
     /// # Errors
     /// What no node could run with.
     pub fn check(&self) -> Result<(), Error> {
@@ -246,6 +254,7 @@ impl Config {
             ("sample_queue", self.sample_queue),
             ("max_in_flight", self.max_in_flight),
             ("max_connections", self.max_connections),
+            ("max_held_bytes", self.max_held_bytes),
             ("breaker.failures", breaker.failures.into()),
             ("breaker.ratio_calls", breaker.ratio_calls as usize),
             ("limits.least", limits.least as usize),

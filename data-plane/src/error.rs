@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use http::{HeaderMap, response::Parts};
 use parallax_proto::dataplane::v1::failure::Cause;
 use parallax_runtime::{
     error::{Code, Coded},
@@ -50,7 +51,7 @@ impl Coded for Error {
 }
 
 /// Why a call brought no answer. `agent` is "id at host:port".
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub(crate) enum Failure {
     #[error("{0}")]
     Malformed(String),
@@ -81,6 +82,20 @@ pub(crate) enum Failure {
     Busy { who: String, why: &'static str, retry_in: Duration },
     #[error("this node has too much to do: {why}; retry in {} ms, or call another node", retry_in.as_millis())]
     Shed { why: String, retry_in: Duration },
+}
+
+/// The failure that a call ends with.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    /// How the agent put it: head, and trailers if they came apart from it.
+    pub(crate) said: Option<Box<(Parts, Option<HeaderMap>)>>,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, said: None }
+    }
 }
 
 impl Failure {

@@ -3,7 +3,13 @@
 //! Each call stands alone: what happens to one agent reaches no other call. Nothing that a driver's stream
 //! leaves behind keeps running: when it breaks, its calls are cancelled.
 
-use std::{cell::RefCell, collections::HashMap, future::Future, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    future::Future,
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -83,29 +89,38 @@ async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Outp
     let mut running = JoinSet::new();
     let mut cancels: HashMap<u64, oneshot::Sender<String>> = HashMap::new();
     let (mut open, mut stopped) = (true, None);
-    // One for which there is no room yet. Until it comes cancellations are read, which make some.
-    let mut next: Option<WireCall> = None;
+    // Those for which there is no room yet.
+    let mut waiting: VecDeque<WireCall> = VecDeque::new();
     tokio::pin!(stopping);
     loop {
-        let room = running.len() < caller.config.now().max_calls_per_stream;
-        if let Some(mut call) = next.take_if(|_| room) {
+        let most = caller.config.now().max_calls_per_stream;
+        while running.len() < most
+            && let Some(mut call) = waiting.pop_front()
+        {
             let (cancel, cancelled) = oneshot::channel();
             // A second call of the same id hides the first from cancellation, no more.
             cancels.insert(call.call_id, cancel);
             let question = Question::of(&caller, call.request.take());
             running.spawn_local(perform(caller.clone(), origin.clone(), call, question, cancelled));
         }
-        if !open && running.is_empty() && next.is_none() {
+        if !open && running.is_empty() {
             break;
         }
         tokio::select! {
-            message = calls.message(), if open && next.is_none() => {
+            message = calls.message(), if open && waiting.len() < most => {
                 match message {
-                    Ok(Some(DispatchRequest { message: Some(Incoming::Call(call)) })) => next = Some(call),
+                    Ok(Some(DispatchRequest { message: Some(Incoming::Call(call)) })) => waiting.push_back(call),
                     Ok(Some(DispatchRequest { message: Some(Incoming::Cancel(cancel)) })) => {
+                        let of_it = |call: &WireCall| call.call_id == cancel.call_id;
                         if let Some(running) = cancels.remove(&cancel.call_id) {
                             // It fails when the call has just ended.
                             _ = running.send(cancel.reason);
+                        } else if let Some(call) = waiting.iter().position(of_it).and_then(|at| waiting.remove(at)) {
+                            let failure = Failure::Cancelled(cancel.reason);
+                            let outcome = outcome(&caller, call.call_id, Err(failure), String::new(), Duration::ZERO);
+                            if outcomes.send(Ok(outcome)).await.is_err() {
+                                return;
+                            }
                         }
                     }
                     // Of a later version.
@@ -129,7 +144,8 @@ async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Outp
                 }
             }
             () = &mut stopping, if open => {
-                (open, next) = (false, None);
+                open = false;
+                waiting.clear();
                 stopped = Some(Status::unavailable("this node is stopping; calls without an outcome were not begun"));
             }
             () = outcomes.closed() => return,
@@ -149,7 +165,7 @@ async fn perform(
     question: Rc<Question>,
     cancelled: oneshot::Receiver<String>,
 ) -> CallOutcome {
-    let (call_id, started_at, started) = (wanted.call_id, caller.env.now(), tokio::time::Instant::now());
+    let started = tokio::time::Instant::now();
     let (result, asked) = match ask(&origin, &wanted, &question) {
         Err(failure) => (Err(failure), None),
         Ok(ask) => {
@@ -166,7 +182,17 @@ async fn perform(
         Ok((answer, by)) => (Ok(answer), by),
         Err(failure) => (Err(failure), None),
     };
-    let agent_id = by.or(asked).unwrap_or_default();
+    outcome(&caller, wanted.call_id, result, by.or(asked).unwrap_or_default(), started.elapsed())
+}
+
+/// What came of a call that took so long.
+fn outcome(
+    caller: &Caller,
+    call_id: u64,
+    result: Result<WireAnswer, Failure>,
+    agent_id: String,
+    took: Duration,
+) -> CallOutcome {
     let outcome = match result {
         Ok(answer) => call_outcome::Outcome::Answer(answer),
         Err(failure) => call_outcome::Outcome::Failure(wire_v1::Failure {
@@ -179,8 +205,8 @@ async fn perform(
         call_id,
         outcome: Some(outcome),
         agent_id,
-        started_at: Some(timestamp_to_wire(started_at)),
-        duration_us: micros(started.elapsed()),
+        started_at: Some(timestamp_to_wire(caller.env.now() - took)),
+        duration_us: micros(took),
     }
 }
 

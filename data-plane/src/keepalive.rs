@@ -20,13 +20,11 @@ pub(crate) struct Keepalive {
     /// What had been heard when the timer was set: as [`crate::gather::Gather::heard`] counts.
     heard: u64,
     asked: bool,
-    /// A ping is under way, for whatever reason.
-    pending: bool,
 }
 
 impl Keepalive {
     pub(crate) fn new(pings: PingPong, interval: Duration) -> Self {
-        Self { pings, interval, timer: Box::pin(sleep(interval)), heard: 0, asked: false, pending: false }
+        Self { pings, interval, timer: Box::pin(sleep(interval)), heard: 0, asked: false }
     }
 
     /// Ready when the peer is silent. It is pinged after an interval in which nothing was `heard`, if the
@@ -40,29 +38,15 @@ impl Keepalive {
             }
             self.asked = false;
             if silent && used {
-                // Where the ping fails, the connection does.
-                if self.answered(cx) {
-                    self.ping();
-                }
+                // Whatever came of the last one; where this one fails, the connection does.
+                _ = self.pings.poll_pong(cx);
+                _ = self.pings.send_ping(Ping::opaque());
                 self.asked = true;
             }
             self.heard = heard;
             let wait = if self.asked { PING_TIMEOUT } else { self.interval };
             self.timer.as_mut().reset(Instant::now() + wait);
         }
-    }
-
-    /// Asks for an answer to all that was sent before. Where it fails, the connection does.
-    pub(crate) fn ping(&mut self) {
-        self.pending = self.pings.send_ping(Ping::opaque()).is_ok();
-    }
-
-    /// Whether the last ping, if there was one, has been answered.
-    pub(crate) fn answered(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.pending && self.pings.poll_pong(cx).is_ready() {
-            self.pending = false;
-        }
-        !self.pending
     }
 }
 

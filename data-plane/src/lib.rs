@@ -49,6 +49,7 @@ mod http_agent;
 mod keepalive;
 mod limit;
 mod load;
+mod metadata;
 mod opted;
 mod outlier;
 mod pool;
@@ -82,6 +83,7 @@ pub use fallback::{Fallbacks, Kind as FallbackKind, Preset, Rule as FallbackRule
 pub use limit::Limits;
 pub use outlier::Outliers;
 
+use admission::Holding;
 use cache::Cache;
 use config::Current;
 use directory::{
@@ -134,6 +136,7 @@ impl DataPlane {
         let (recorder, tracker) =
             tracker::tracker(config.sample_queue, confidence, env.clone(), metrics.clone());
         let cache = Arc::new(Cache::new(current.clone(), metrics.cache.clone()));
+        let holding = Holding::new(current.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         for service in HEALTH_SERVICES {
             health.set_service_status(service, ServingStatus::NotServing).await;
@@ -147,6 +150,7 @@ impl DataPlane {
                 recorder: recorder.clone(),
                 metrics: metrics.clone(),
                 cache: cache.clone(),
+                holding: holding.clone(),
                 routes: Routes::new(health_service.clone()),
                 life: life.clone(),
             };

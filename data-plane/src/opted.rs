@@ -14,9 +14,9 @@ use crate::{
     ask::{Ask, Target},
     cache::{Found, Given, Key, Mode},
     caller::Caller,
-    error::Failure,
+    error::{Failed, Failure},
     fallback::{Kind, Preset, marked, may_replace, other_agent},
-    whole::{Failed, Whole},
+    whole::Whole,
 };
 
 /// Of what is left of a call's time, the share that one try gets where something else may answer, so that this

@@ -43,8 +43,10 @@ pub(crate) const WINDOWS: (u32, u32) = (128 * 1024, 8 * 1024 * 1024);
 pub(crate) const HEADERS: u32 = 16 * 1024;
 /// Connections that one call waits for, one after the other.
 const DIALS: u32 = 2;
-/// How often a call that was never processed is sent again.
+/// How often a call that was never processed is sent again, to an agent that has said goodbye on its connection, and to
+/// one that refused the call: that may have too much to do (gRPC's A6: "transparent retries").
 pub(crate) const RESENDS: u32 = 2;
+const REFUSED: u32 = 1;
 
 /// The connections of one worker.
 pub(crate) struct Pools {
@@ -166,9 +168,9 @@ impl Pool {
             };
             lease.give_up();
             resends += 1;
-            if resends > RESENDS || !upload.repeatable() {
-                let cause = format!("it turned the call away: {}", root(&error));
-                return Err(Failure::Unreachable { agent: self.entry.who(), cause });
+            let most = if error.is_go_away() { RESENDS } else { REFUSED };
+            if resends > most || !upload.repeatable() {
+                return Err(turned_away(&self.entry, &error));
             }
             debug!(agent = self.entry.agent.key.id, "sent again: {error}");
         }
@@ -302,6 +304,12 @@ fn cause<E: std::error::Error + 'static>(error: &Fault) -> Option<&E> {
 pub(crate) fn root(error: &Fault) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// The agent has not begun the call, and does not want to.
+fn turned_away(entry: &Entry, error: &Fault) -> Failure {
+    let cause = format!("it turned the call away: {}", root(error));
+    Failure::Unreachable { agent: entry.who(), cause }
 }
 
 /// A connection broke under a call.

@@ -21,13 +21,14 @@ use crate::{
     ask::{About, Ask, GRPC_TIMEOUT, Routing, parse_grpc_timeout},
     call::{Answer, Answering, Call},
     caller::{Caller, Sent},
-    error::Failure,
+    error::{Failed, Failure},
     frames::Incoming,
+    metadata::cleanse,
     opted::{Opted, Plan, Wishes},
     scan::Scanner,
     services::Reply,
     upload::{Upload, discard},
-    whole::Request as Held,
+    whole::{Frames, Request as Held},
 };
 
 mod held;
@@ -85,7 +86,18 @@ pub(crate) async fn proxy(
 ) -> Response<Reply> {
     match forward(caller, origin, request).await {
         Ok(response) => response,
-        Err(failure) => status(&failure).into_http(),
+        Err(failed) => refusal(failed),
+    }
+}
+
+/// As the agent put it, if it did.
+fn refusal(failed: Failed) -> Response<Reply> {
+    match failed.said {
+        Some(said) => {
+            let (head, trailers) = *said;
+            Response::from_parts(head, Reply::Whole(Frames::new(None, trailers)))
+        }
+        None => status(&failed.failure).into_http(),
     }
 }
 
@@ -93,7 +105,7 @@ async fn forward(
     caller: Rc<Caller>,
     origin: &Origin,
     request: Request<Incoming>,
-) -> Result<Response<Reply>, Failure> {
+) -> Result<Response<Reply>, Failed> {
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let scanned = matches!(path.as_str(), ANALYZE | STREAM_ANALYZE);
@@ -105,14 +117,14 @@ async fn forward(
         Ok(planned) => planned,
         Err(failure) => {
             discard(body);
-            return Err(failure);
+            return Err(failure.into());
         }
     };
     head.headers.insert(CLIENT_ID, origin.client_id.clone());
     let upload = match &plan {
         Some(plan) if path == ANALYZE && !plan.is_bypass() => {
             match Box::pin(held::request(&caller, &ask, body)).await? {
-                Held::Whole { framed, message } => {
+                Held::Whole { framed, message, held: _held } => {
                     let opted = Opted { caller: &caller, ask: &ask, message: &message, plan };
                     return Ok(Box::pin(held::answer(opted, head.headers, framed, ticket)).await);
                 }
@@ -224,6 +236,7 @@ impl Body for Proxied {
         let frame = match polled {
             Some(Ok(frame)) => match frame.into_trailers() {
                 Ok(mut trailers) => {
+                    cleanse(&mut trailers);
                     let ended = call.status(&trailers);
                     call.heed(&trailers);
                     this.end(ended, &mut trailers);

@@ -34,7 +34,7 @@ use tonic::service::Routes;
 use tracing::{debug, error, warn};
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Holding},
     cache::Cache,
     caller::Caller,
     config::Current,
@@ -104,6 +104,7 @@ pub(crate) struct Worker {
     pub(crate) recorder: Recorder,
     pub(crate) metrics: DataPlaneMetrics,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) holding: Holding,
     /// Services that all workers share.
     pub(crate) routes: Routes,
     pub(crate) life: Lifecycle,
@@ -139,7 +140,7 @@ impl Worker {
     }
 
     async fn serve(self, listener: TcpListener) {
-        let Self { config, tls, env, directory, recorder, metrics, cache, routes, life } = self;
+        let Self { config, tls, env, directory, recorder, metrics, cache, holding, routes, life } = self;
         let (calls, connections) = (TaskTracker::new(), TaskTracker::new());
         let acceptor = tls.acceptor(Alpn::Grpc, config.now().plaintext);
         let pools = Pools::new(config.clone(), tls, env.clone(), connections.clone());
@@ -153,6 +154,7 @@ impl Worker {
             recorder,
             metrics: metrics.clone(),
             admission,
+            holding,
             cache,
         });
         let (jobs, mut driven) = mpsc::channel(1);
@@ -237,7 +239,7 @@ impl Drop for Open<'_> {
 impl Edge {
     fn is_full(&self) -> bool {
         let config = self.config.now();
-        self.open.get() >= config.max_connections.div_ceil(config.workers)
+        self.open.get() >= config.per_worker(config.max_connections)
     }
 
     async fn connection(self: Rc<Self>, socket: TcpStream) {

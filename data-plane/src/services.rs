@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -28,16 +28,21 @@ use parallax_telemetry::{
     metrics,
 };
 use serde::Serialize;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
+    admission::Held,
     ask::{GRPC_TIMEOUT, parse_grpc_timeout},
     breaker::Phase,
     caller::Caller,
     directory::Directory,
+    error::Failure,
     fanout::{Job, MAX_AGENTS, Many, Stream},
     frames::Incoming,
     proxy::{self, Origin, Proxied},
@@ -46,6 +51,9 @@ use crate::{
     whole::Frames,
 };
 
+const FAN_OUT: &str = "/parallax.dataplane.v1.DataPlane/FanOut";
+/// What those are told whose requests find no room.
+const RETRY_IN: Duration = Duration::from_secs(1);
 /// Outcomes that wait for a driver to read them.
 const OUTCOMES: usize = 64;
 
@@ -78,8 +86,54 @@ impl Services {
         }
         request.extensions_mut().insert(Arc::new(origin.clone()));
         // What is rarely asked for takes no room in every call, here as below.
-        let response = Box::pin(self.routes.oneshot(request.map(tonic::body::Body::new))).await;
-        response.unwrap_or_else(|never| match never {}).map(Reply::Served)
+        Box::pin(self.served(request)).await.map(Reply::Served)
+    }
+}
+
+impl Services {
+    async fn served(self, mut request: Request<Incoming>) -> Response<tonic::body::Body> {
+        if request.uri().path() != FAN_OUT {
+            let served = self.routes.oneshot(request.map(tonic::body::Body::new)).await;
+            return served.unwrap_or_else(|never| match never {});
+        }
+        // Anybody may send it, and it is read as a whole before it is looked at.
+        let held = Arc::new(self.caller.holding.begin());
+        request.extensions_mut().insert(held.clone());
+        let request = request.map(|incoming| tonic::body::Body::new(Counted { incoming, held }));
+        let limit = self.caller.config.now().default_deadline;
+        match timeout(limit, self.routes.oneshot(request)).await {
+            Ok(served) => served.unwrap_or_else(|never| match never {}),
+            Err(_) => {
+                let late = format!("the request did not come within {} ms", limit.as_millis());
+                Status::deadline_exceeded(late).into_http()
+            }
+        }
+    }
+}
+
+/// A request that counts as held from when it comes.
+struct Counted {
+    incoming: Incoming,
+    held: Arc<Held>,
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx)).transpose();
+        let frame = frame.map_err(|e| Status::cancelled(format!("the request broke off: {e}")))?;
+        if let Some(data) = frame.as_ref().and_then(Frame::data_ref)
+            && !self.held.grow(data.len())
+        {
+            let why = "it holds as many bytes of requests as it may (max_held_bytes)".to_owned();
+            return Poll::Ready(Some(Err(status(&Failure::Shed { why, retry_in: RETRY_IN }))));
+        }
+        Poll::Ready(frame.map(Ok))
     }
 }
 
@@ -156,7 +210,8 @@ impl DataPlane for Dispatcher {
         let traceparent = headers.get("traceparent").and_then(|trace| trace.to_str().ok());
         let traceparent = traceparent.unwrap_or_default().to_owned();
         let (events, stream) = mpsc::channel(MAX_AGENTS + 1);
-        let many = Many { origin, request: request.into_inner(), timeout, traceparent, events };
+        let held = request.extensions().get::<Arc<Held>>().cloned();
+        let many = Many { origin, request: request.into_inner(), held, timeout, traceparent, events };
         self.hand_over(Job::FanOut(many)).await?;
         Ok(tonic::Response::new(ReceiverStream::new(stream)))
     }

@@ -12,11 +12,13 @@ use prost::Message;
 use tracing::Instrument;
 
 use crate::{
-    admission::Ticket,
+    admission::{Held, Ticket},
     cache::Given,
     call::{Answering, Call},
-    error::Failure,
+    error::{Failed, Failure},
+    fallback::SERVED_BY as MARK,
     frames::Incoming,
+    metadata::cleanse,
     proxy::SERVED_BY,
     upload::Upload,
 };
@@ -54,20 +56,21 @@ fn unframed(bytes: &Bytes) -> Result<Bytes, String> {
 /// A caller's request.
 pub(crate) enum Request {
     /// One message: as it came, and itself.
-    Whole { framed: Bytes, message: Bytes },
-    /// Larger than the limit, compressed, or not one message.
+    Whole { framed: Bytes, message: Bytes, held: Held },
+    /// Larger than the limit or than there is room for, compressed, or not one message.
     Other(Rc<Upload>),
 }
 
 /// Reads a request of up to `limit` bytes.
-pub(crate) async fn request(mut body: Incoming, limit: usize) -> Result<Request, Failure> {
+pub(crate) async fn request(mut body: Incoming, limit: usize, held: Held) -> Result<Request, Failure> {
     let (mut chunks, mut size) = (Vec::new(), 0);
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|e| Failure::Cancelled(format!("the request broke off: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
         size += data.len();
+        let room = held.grow(data.len());
         chunks.push(data);
-        if size > limit + PREFIX {
+        if size > limit + PREFIX || !room {
             return Ok(Request::Other(Upload::begun(chunks, body)));
         }
     }
@@ -76,7 +79,7 @@ pub(crate) async fn request(mut body: Incoming, limit: usize) -> Result<Request,
         Err(chunks) => chunks.concat().into(),
     };
     Ok(match unframed(&framed) {
-        Ok(message) => Request::Whole { framed, message },
+        Ok(message) => Request::Whole { framed, message, held },
         Err(_) => Request::Other(Upload::whole(framed)),
     })
 }
@@ -87,19 +90,6 @@ pub(crate) struct Whole {
     pub(crate) result: ConfidenceResult,
     pub(crate) head: Parts,
     pub(crate) trailers: HeaderMap,
-}
-
-/// Why there is none.
-pub(crate) struct Failed {
-    pub(crate) failure: Failure,
-    /// How the agent put it: head, and trailers if they came apart from it.
-    pub(crate) said: Option<Box<(Parts, Option<HeaderMap>)>>,
-}
-
-impl From<Failure> for Failed {
-    fn from(failure: Failure) -> Self {
-        Self { failure, said: None }
-    }
 }
 
 /// Reads an answer of up to `limit` bytes to its end, and settles its call.
@@ -127,7 +117,10 @@ async fn read(call: &Call, answering: Answering, limit: usize) -> Result<Whole, 
                 return Err(bad(format!("more than {limit} bytes")).into());
             }
             Ok(data) => bytes.extend_from_slice(&data),
-            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+            Err(frame) => {
+                trailers = frame.into_trailers().unwrap_or_default();
+                cleanse(&mut trailers);
+            }
         }
     }
     call.heed(&trailers);
@@ -137,8 +130,13 @@ async fn read(call: &Call, answering: Answering, limit: usize) -> Result<Whole, 
         return Err(Failed { failure, said });
     }
     let message = unframed(&bytes.freeze()).map_err(bad)?;
-    let result =
+    let mut result =
         ConfidenceResult::decode(message.clone()).map_err(|e| bad(format!("not a ConfidenceResult: {e}")))?;
+    // The node says who answered.
+    let message = match result.metadata.remove(MARK) {
+        Some(_) => result.encode_to_vec().into(),
+        None => message,
+    };
     let confidence = Confidence::stated(result.confidence);
     let given = Given { message, confidence, agent: call.entry.served_by.clone() };
     Ok(Whole { given, result, head, trailers })

@@ -22,6 +22,8 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(60);
 pub const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(24 * 3600));
 const MAX_NAME: usize = 256;
 const MAX_CAPABILITIES: usize = 256;
+/// Bytes of all metadata: every node and every follower of the registry holds them.
+const MAX_METADATA: usize = 16 << 10;
 
 /// How an agent is dialled: the way it registered, or by the scheme of the URL that it registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +112,14 @@ impl Agent {
             check_name("agent.capabilities", capability)?;
         }
         let metadata = message.metadata.unwrap_or_default();
+        let labels = metadata.labels.iter().flat_map(|(key, value)| [key, value]);
+        let bytes: usize = labels.chain([&metadata.version, &metadata.region]).map(String::len).sum();
+        if bytes > MAX_METADATA {
+            return Err(invalid(
+                "agent.metadata",
+                format!("is {bytes} bytes long in all, at most {MAX_METADATA}"),
+            ));
+        }
         Ok(Self {
             key: AgentKey { tenant: tenant.to_owned(), id: message.id.clone() },
             name: if message.name.is_empty() { message.id } else { message.name },
@@ -263,19 +273,26 @@ mod tests {
 
     #[test]
     fn bad_fields_are_named() {
-        let field = |change: fn(&mut proto::AgentRegistration)| {
+        let labels = |m: &mut proto::AgentRegistration, bytes| {
+            m.metadata.get_or_insert_default().labels.insert("k".into(), "v".repeat(bytes));
+        };
+        let field = |change: &dyn Fn(&mut proto::AgentRegistration)| {
             let mut bad = message();
             change(&mut bad);
             accept(bad).unwrap_err().field
         };
-        assert_eq!(field(|m| m.id.clear()), "agent.id");
-        assert_eq!(field(|m| m.id = "a/b".into()), "agent.id");
-        assert_eq!(field(|m| m.endpoint = "localhost".into()), "agent.endpoint");
-        assert_eq!(field(|m| m.endpoint = "http://localhost:1/x".into()), "agent.endpoint");
-        assert_eq!(field(|m| m.endpoint = "localhost:0".into()), "agent.endpoint");
-        assert_eq!(field(|m| m.endpoint = "localhost:70000".into()), "agent.endpoint");
-        assert_eq!(field(|m| m.name = "a\u{1b}[31m".into()), "agent.name");
-        assert_eq!(field(|m| m.capabilities = vec![String::new()]), "agent.capabilities");
+        assert_eq!(field(&|m| m.id.clear()), "agent.id");
+        assert_eq!(field(&|m| m.id = "a/b".into()), "agent.id");
+        assert_eq!(field(&|m| m.endpoint = "localhost".into()), "agent.endpoint");
+        assert_eq!(field(&|m| m.endpoint = "http://localhost:1/x".into()), "agent.endpoint");
+        assert_eq!(field(&|m| m.endpoint = "localhost:0".into()), "agent.endpoint");
+        assert_eq!(field(&|m| m.endpoint = "localhost:70000".into()), "agent.endpoint");
+        assert_eq!(field(&|m| m.name = "a\u{1b}[31m".into()), "agent.name");
+        assert_eq!(field(&|m| m.capabilities = vec![String::new()]), "agent.capabilities");
+        assert_eq!(field(&|m| labels(m, MAX_METADATA)), "agent.metadata");
+        let mut fits = message();
+        labels(&mut fits, MAX_METADATA - 1);
+        accept(fits).unwrap();
     }
 
     #[test]

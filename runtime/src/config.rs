@@ -129,6 +129,11 @@ fn set(known: &mut Known, key: &str, value: Value, origin: Origin) -> Result<(),
             if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
         return Err(ConfigError::Unknown { key: format!("\"{key}\""), origin, hint });
     };
+    // A whole number is one too.
+    let value = match (&*current, value) {
+        (Value::Float(_), Value::Integer(whole)) => Value::Float(whole as f64),
+        (_, value) => value,
+    };
     if !current.same_type(&value) {
         let message = format!("expected {}, found {}", current.type_str(), value.type_str());
         return Err(ConfigError::Value { key: format!("\"{key}\""), origin, message });

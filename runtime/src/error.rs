@@ -81,13 +81,21 @@ pub trait Coded: std::error::Error {
     }
 }
 
+/// Characters of a gRPC status's message: it travels in headers, which clients bound, and may echo what was sent.
+const MOST: usize = 1000;
+
 /// The gRPC face: message, code, `ErrorInfo.reason`, and `RetryInfo` where it is known when to retry.
 pub fn status(error: &dyn Coded) -> tonic::Status {
     let mut details = ErrorDetails::with_error_info(error.reason(), "parallax", HashMap::new());
     if let Some(retry_in) = error.retry_in() {
         details.set_retry_info(Some(retry_in));
     }
-    tonic::Status::with_error_details(error.code().faces().0, error.to_string(), details)
+    let mut message = error.to_string();
+    if let Some((end, _)) = message.char_indices().nth(MOST) {
+        message.truncate(end);
+        message.push('…');
+    }
+    tonic::Status::with_error_details(error.code().faces().0, message, details)
 }
 
 /// The HTTP face: an `application/problem+json` body (RFC 9457) with the `error` and `code` that existing
@@ -104,4 +112,19 @@ pub fn problem(error: &dyn Coded) -> (StatusCode, Json) {
         "code": error.reason(),
     });
     (status, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn a_status_fits_into_headers_whatever_it_echoes() {
+        let message = |text: &str| status(&StoreError::Failed(text.to_owned())).message().to_owned();
+        assert_eq!(message("ü"), "storage failed: ü");
+        let long = status(&StoreError::Failed("ü".repeat(100_000)));
+        assert_eq!(long.message().chars().count(), MOST + 1);
+        assert!(long.message().ends_with("ü…") && long.details().len() < 4 * MOST, "{long:?}");
+    }
 }

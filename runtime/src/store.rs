@@ -241,7 +241,8 @@ pub trait RunStore: Send + Sync {
         script: &str,
         entries: &[JournalEntry],
     ) -> Result<Summary>;
-    /// Adds entries to a run that is as `known`; returns what it is then.
+    /// Adds entries to a run that is as `known`; returns what it is then. Without entries it writes nothing, and says
+    /// whether they could be added: that the run is as `known`, has not ended, and is still the owner's.
     async fn append(&self, owner: &str, known: &Summary, entries: &[JournalEntry]) -> Result<Summary>;
     /// Ends a run whoever drives it, with an entry that is an end. [`StoreError::Conflict`] when it has ended,
     /// [`StoreError::Missing`] when there is none.

@@ -39,7 +39,11 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
         api.events(&path, Some(&body), show).await?;
         api.get(&format!("/api/executions/{id}")).await?
     } else {
-        api.post(&path, &body).await?["execution"].take()
+        let mut answer = api.post(&path, &body).await?;
+        if answer["status"] == "accepted" {
+            return Err(unfinished(&answer["id"]));
+        }
+        answer["execution"].take()
     };
     print(match run.json {
         // A line like the events before it.
@@ -48,10 +52,7 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
         false => report(execution),
     });
     if execution["status"] == "running" {
-        let id = value(&execution["id"]);
-        return Err(Exit::failed(format!(
-            "the control plane is stopping; the run goes on at its next start: `parallax runs show {id}`"
-        )));
+        return Err(unfinished(&execution["id"]));
     }
     if execution["status"] != "completed" {
         return Err(Exit::failed(format!(
@@ -69,6 +70,14 @@ pub(super) async fn run(args: &Args, run: &Run) -> Result {
         }
         _ => Ok(()),
     }
+}
+
+/// Of a run that nobody waited for to its end.
+fn unfinished(id: &Json) -> Exit {
+    let id = value(id);
+    Exit::failed(format!(
+        "the control plane is stopping; the run goes on at its next start: `parallax runs show {id}`"
+    ))
 }
 
 /// As `--input` or `--file` gives it; null without either.

@@ -15,16 +15,28 @@ use parallax_runtime::wire;
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::{Driver, LLM, LONGEST, script::nested};
-use crate::dispatch::MAX_IN_FLIGHT;
+use super::{Driver, LLM, LONGEST, Wanted, script::nested};
+use crate::{dispatch::MAX_IN_FLIGHT, error::Result};
 
 /// Of what is left of a run's time, the share that one call may take, so that the others' answers still count.
 const CALL_SHARE: f64 = 0.8;
 
 impl Driver {
     /// Begins an effect, or lets it wait for its turn.
-    pub(super) async fn begin(&mut self, id: u64) {
-        let Some(wanted) = self.wanted.get(&id) else { return };
+    ///
+    /// # Errors
+    /// A run that is another's by now; the store's.
+    pub(super) async fn begin(&mut self, id: u64) -> Result<()> {
+        let outside = |wanted: &Wanted| {
+            matches!(
+                wanted.kind,
+                EffectKind::Invoke { .. } | EffectKind::Llm { .. } | EffectKind::Pattern { .. }
+            )
+        };
+        if self.wanted.get(&id).is_some_and(outside) {
+            self.confirm().await?;
+        }
+        let Some(wanted) = self.wanted.get(&id) else { return Ok(()) };
         let done = |outcome| async move { (id, outcome) }.boxed();
         match &wanted.kind {
             EffectKind::Invoke { .. } | EffectKind::Llm { .. }
@@ -43,7 +55,8 @@ impl Driver {
                 if context.registry.agents(&self.key.tenant, &[LLM.to_owned()]).is_empty() {
                     let message = format!("no agent with the capability \"{LLM}\" is registered");
                     let outcome = Outcome::Failed { code: "no_llm_provider".to_owned(), message };
-                    return self.others.push(done(outcome));
+                    self.others.push(done(outcome));
+                    return Ok(());
                 }
                 let data = serde_json::to_value(options).expect("options are plain data");
                 let asked = options.timeout.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
@@ -72,6 +85,7 @@ impl Driver {
                 self.others.push(done(Outcome::Value(Value::from(random))));
             }
         }
+        Ok(())
     }
 
     pub(super) fn most_calls(&self) -> usize {

@@ -15,6 +15,7 @@ use super::{
     Driver, LLM,
     script::{kind_name, outcome_of},
 };
+use crate::error::Result;
 
 /// A node hears of an agent a moment after the registry has it: for how long a call may wait for that, and how
 /// often it is tried.
@@ -37,29 +38,33 @@ enum Source {
 
 impl Driver {
     /// Waits for an outcome that is wanted, and takes along those that are there already.
-    pub(super) async fn outcomes(&mut self) {
+    ///
+    /// # Errors
+    /// As [`Driver::begin`].
+    pub(super) async fn outcomes(&mut self) -> Result<()> {
         // What was abandoned has made room.
-        self.begin_held().await;
+        self.begin_held().await?;
         while self.arrived.is_empty() {
             let arrival = self.arrival().await;
-            let resolved = self.receive(arrival).await;
+            let resolved = self.receive(arrival).await?;
             self.arrived.extend(resolved);
-            self.begin_held().await;
+            self.begin_held().await?;
         }
         while let Some(arrival) = self.arrival().now_or_never() {
-            let resolved = self.receive(arrival).await;
+            let resolved = self.receive(arrival).await?;
             self.arrived.extend(resolved);
         }
-        self.begin_held().await;
+        self.begin_held().await
     }
 
     /// Calls that waited until fewer were in flight.
-    async fn begin_held(&mut self) {
+    async fn begin_held(&mut self) -> Result<()> {
         while self.in_flight.len() < self.most_calls()
             && let Some(id) = self.held.pop_front()
         {
-            self.begin(id).await;
+            self.begin(id).await?;
         }
+        Ok(())
     }
 
     async fn arrival(&mut self) -> Arrival {
@@ -70,8 +75,8 @@ impl Driver {
         }
     }
 
-    async fn receive(&mut self, arrival: Arrival) -> Option<(Entry, (EffectId, Outcome))> {
-        match arrival {
+    async fn receive(&mut self, arrival: Arrival) -> Result<Option<(Entry, (EffectId, Outcome))>> {
+        Ok(match arrival {
             Arrival::Outcome(Source::Node(outcome)) => match self.again_in(&outcome) {
                 Some(pause) => {
                     let id = outcome.call_id;
@@ -83,10 +88,10 @@ impl Driver {
             },
             Arrival::Outcome(outcome) => self.resolve(outcome),
             Arrival::Again(id) => {
-                self.begin(id).await;
+                self.begin(id).await?;
                 None
             }
-        }
+        })
     }
 
     /// When to send a call again that asked nobody: its node does not know yet of an agent that is registered, or the

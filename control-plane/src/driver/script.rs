@@ -53,7 +53,7 @@ pub(super) fn nested(
             };
             match begun {
                 // The process is stopping; the next one joins the nested run again.
-                Err(Error::Stopping) => std::future::pending().await,
+                Err(Error::Stopping | Error::Unfinished { .. }) => std::future::pending().await,
                 // As the run waits itself. Begun again it is joined, if it is there after all.
                 Err(Error::Store(StoreError::Away(_) | StoreError::Closed | StoreError::InDoubt { .. })) => {
                     tokio::time::sleep(STORE_AWAY.1).await;
@@ -63,17 +63,18 @@ pub(super) fn nested(
         };
         match run {
             Err(e) => fail("pattern", e.to_string()),
-            Ok(run) => match (run.value(), &run.summary.error) {
-                (Some(value), _) => {
+            Ok(run) => match run.value() {
+                Some(value) => {
                     let value = Value::from_json(value);
                     Outcome::Value(match run.summary.confidence {
                         Some(confidence) => value.with_confidence(confidence),
                         None => value,
                     })
                 }
-                (None, Some((code, message))) => fail(code, message.clone()),
-                // The process is stopping; the next one joins the nested run again.
-                (None, None) => std::future::pending().await,
+                None => {
+                    let (code, message) = run.summary.error.unwrap_or_default();
+                    fail(&code, message)
+                }
             },
         }
     }

@@ -78,23 +78,37 @@ impl Runs {
         stretches.boxed()
     }
 
-    /// Waits until a run has ended, or this process stops, and reads it.
+    /// A run that has ended, as it stands, once its stream has: otherwise this process stops.
     ///
     /// # Errors
-    /// No such run; the store's.
+    /// A run that goes on; as [`Runs::get`].
+    pub async fn finished(&self, key: &RunKey) -> Result<Run> {
+        let unfinished = || Error::Unfinished { id: key.id.clone() };
+        match self.get(key).await {
+            Ok(run) if run.summary.status.is_final() => Ok(run),
+            Ok(_) => Err(unfinished()),
+            Err(e) if e.code() == Code::Unavailable && self.context().life.is_stopping() => Err(unfinished()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits until a run has ended, and reads it.
+    ///
+    /// # Errors
+    /// No such run; one that goes on when this process stops; the store's.
     pub async fn wait(&self, key: &RunKey) -> Result<Run> {
         // Its driver waits too, until its end is told: then there is no need to look first.
         let known = self.0.watches.known(key);
         let (mut look, mut grown) = (known.is_none(), known.unwrap_or_else(|| self.0.watches.of(key)));
         let life = &self.context().life;
         loop {
-            if look || life.is_stopping() {
-                match self.get(key).await {
-                    Ok(run) if run.summary.status.is_final() || life.is_stopping() => return Ok(run),
-                    Ok(_) => {}
+            let stopping = life.is_stopping();
+            if look || stopping {
+                match self.finished(key).await {
+                    Err(Error::Unfinished { .. }) if !stopping => {}
                     // It goes on when the store is back, and so does whoever waits for it.
-                    Err(e) if e.code() == Code::Unavailable && !life.is_stopping() => sleep(POLL).await,
-                    Err(e) => return Err(e),
+                    Err(e) if e.code() == Code::Unavailable && !stopping => sleep(POLL).await,
+                    done => return done,
                 }
             }
             look = true;

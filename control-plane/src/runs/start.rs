@@ -53,6 +53,9 @@ impl Runs {
         if self.context().life.is_stopping() {
             return Err(Error::Stopping);
         }
+        if key.depth() == 0 {
+            self.need_store()?;
+        }
         let adhoc = request.script.is_some();
         let pattern = match request.script {
             Some(script) => Arc::new(Pattern::validate("(adhoc)", &script)?.0),

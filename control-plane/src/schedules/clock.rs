@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::StreamExt;
 use jiff::Timestamp;
 use parallax_runtime::{
+    error::Coded,
     run::RunKey,
     store::{Change, Entry, Expect, Revision, StoreError},
 };
@@ -85,15 +86,15 @@ impl Schedules {
             (*revision, *known) = (self.write(&schedule, Expect::At(*revision)).await?, schedule);
             if !goes_on && let Err(e) = self.begin(known).await {
                 known.last.iter_mut().for_each(|last| last.error = Some(e.to_string()));
-                let full = matches!(e, Error::Busy { .. });
-                if full {
+                let later = e.code().retry_is_safe();
+                if later {
                     // It is tried again, until it counts as missed.
                     known.dealt_with = before;
                 } else {
                     warn!(schedule = known.name, tenant = known.tenant, "a scheduled run was not begun: {e}");
                 }
                 *revision = self.write(known, Expect::At(*revision)).await?;
-                if full {
+                if later {
                     return Err(e);
                 }
             }
@@ -123,14 +124,21 @@ impl Schedules {
         }
     }
 
-    /// Begins what a leader that is gone has marked and not begun.
+    /// Begins what a leader that is gone has marked and not begun, once runs can be begun.
     async fn begin_again(&self, schedule: &Schedule) {
         let Some(Last { run, error: None, .. }) = &schedule.last else { return };
         let key = RunKey { tenant: schedule.tenant.clone(), id: run.clone() };
-        if let Err(Error::NoRun { .. }) = self.0.runs.get(&key).await
-            && let Err(e) = self.begin(schedule).await
-        {
+        loop {
+            let begun = match self.0.runs.get(&key).await {
+                Err(Error::NoRun { .. }) => self.begin(schedule).await,
+                found => found.map(drop),
+            };
+            let Err(e) = begun else { return };
             warn!(schedule = schedule.name, "a run that was left is not begun: {e}");
+            if !e.code().retry_is_safe() {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }

@@ -87,10 +87,7 @@ impl execution_service_server::ExecutionService for Service {
         let input = run.start().input.clone();
         let events = stretches.map_ok(move |stretch| stream::iter(of(&stretch, &input).into_iter().map(Ok)));
         let (runs, key) = (self.runs.clone(), run.summary.key);
-        let end = stream::once(async move {
-            let ended = runs.get(&key).await?.summary.status.is_final();
-            if ended { Ok(None) } else { Err(Error::Stopping) }
-        });
+        let end = stream::once(async move { runs.finished(&key).await.map(|_| None) });
         let events = stream::iter([Ok(snapshot)])
             .chain(events.try_flatten())
             .chain(end.try_filter_map(futures::future::ok));

@@ -48,7 +48,7 @@ pub fn stream<T: Send + 'static>(
         stream::iter(answers.map(|call| Ok(each(&call))).collect::<Vec<_>>())
     });
     let runs = runs.clone();
-    let end = stream::once(async move { last(&runs.get(&key).await?) });
+    let end = stream::once(async move { last(&runs.finished(&key).await?) });
     stream::iter([Ok(first)]).chain(answers.try_flatten()).chain(end).map_err(Status::from).boxed()
 }
 

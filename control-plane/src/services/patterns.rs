@@ -105,6 +105,7 @@ impl pattern_service_server::PatternService for Service {
         let origin = if wire.name.is_empty() { "pattern.prism_script" } else { &wire.name };
         let (pattern, _) = Pattern::validate(origin, &wire.prism_script).map_err(Error::from)?;
         pattern.is_called(&wire.name, &wire.version)?;
+        check_said(&to_wire(&pattern, false), &wire)?;
         self.catalog.upload(tenant::of(&peer), &pattern, &tenant::who(&peer), overwrite).await?;
         let id = pattern.id();
         Ok(Response::new(UploadPatternResponse {
@@ -156,6 +157,32 @@ fn to_wire(pattern: &Pattern, with_script: bool) -> Wire {
         prism_script: if with_script { pattern.script.clone() } else { String::new() },
         metadata: Some(struct_from_any(&metadata)),
     }
+}
+
+/// The script's header says what a pattern is: beside it, a message says nothing or the same.
+fn check_said(header: &Wire, message: &Wire) -> crate::error::Result<()> {
+    let check = |field, own: String, said: String, unsaid: String| {
+        if said == unsaid || said == own {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            field,
+            problem: format!("{said} is not it, the script says {own}; leave it out"),
+        })
+    };
+    let quoted = |wire: &Wire| format!("\"{}\"", wire.description);
+    check("description", quoted(header), quoted(message), quoted(&Wire::default()))?;
+    let none = Requirements::default();
+    let own = header.requirements.as_ref().unwrap_or(&none);
+    let said = message.requirements.as_ref().unwrap_or(&none);
+    let list = |of: &Requirements| format!("{:?}", of.capabilities);
+    check("requirements.capabilities", list(own), list(said), list(&none))?;
+    let number = |field, of: fn(&Requirements) -> f64| {
+        check(field, of(own).to_string(), of(said).to_string(), of(&none).to_string())
+    };
+    number("requirements.min_agents", |of| of.min_agents.into())?;
+    number("requirements.max_agents", |of| of.max_agents.into())?;
+    number("requirements.min_confidence", |of| of.min_confidence)
 }
 
 fn execution(run: &Run) -> ExecutePatternResponse {

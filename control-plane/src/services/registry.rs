@@ -8,6 +8,7 @@ use parallax_proto::registry::{
 use parallax_runtime::{
     agent::{Agent, AgentKey},
     env::Env,
+    lifecycle::Lifecycle,
     wire::{duration_from_wire, timestamp_to_wire},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -27,6 +28,7 @@ const PAGE: usize = 1000;
 pub struct Service {
     pub registry: Registry,
     pub env: Arc<dyn Env>,
+    pub life: Lifecycle,
 }
 
 #[tonic::async_trait]
@@ -107,7 +109,8 @@ impl registry_server::Registry for Service {
             let timestamp = Some(timestamp_to_wire(env.now()));
             Ok(WatchEvent { r#type: kind.into(), agent: Some(agent.to_wire()), timestamp })
         });
-        Ok(Response::new(events.boxed()))
+        // A watcher would hold up the drain for ever.
+        Ok(Response::new(events.take_until(self.life.stopping()).boxed()))
     }
 }
 

@@ -126,3 +126,30 @@ async fn a_streamed_run_begins_with_its_id_and_ends_with_its_result() {
     let status = patterns.stream_execute_pattern(request("no-such-pattern")).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound, "before the stream begins");
 }
+
+#[tokio::test]
+async fn a_run_that_goes_on_when_the_process_stops_is_no_answer() {
+    let patterns = vec![("long", "sleep(3600000)\n1 ~> 0.5")];
+    let world = World::start_with(Setup { patterns, ..Setup::default() }).await;
+    let channel = world.dial(Kind::Operator, "someone").await;
+    let mut client = PatternServiceClient::new(channel.clone());
+    let mut stream = client.stream_execute_pattern(request("long")).await.unwrap().into_inner();
+    let id = soon(stream.message()).await.unwrap().unwrap().execution_id;
+    let executed = client.execute_pattern(request("long"));
+    let posted = world.http("POST", "/api/patterns/long/execute", "{}");
+    let stopped = async {
+        let running = async || world.get("/api/executions?status=running").await.json()["total"].clone();
+        soon(async { while running().await != json!(3) {} }).await;
+        world.stop().await;
+    };
+    let (executed, posted, ()) = tokio::join!(executed, posted, stopped);
+    let told =
+        |status: &Status, id: &str| status.code() == Code::Unavailable && status.message().contains(id);
+    let executed = executed.unwrap_err();
+    assert!(told(&executed, "goes on"), "{executed:?}");
+    let streamed = soon(stream.message()).await.unwrap_err();
+    assert!(told(&streamed, &id), "{streamed:?}");
+    let body = posted.json();
+    assert_eq!((posted.status, &body["status"]), (202, &json!("accepted")), "{posted:?}");
+    assert!(body["message"].as_str().unwrap().contains(body["id"].as_str().unwrap()), "{body}");
+}

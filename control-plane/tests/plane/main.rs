@@ -1,6 +1,7 @@
 //! The control plane from outside: a plane of its own on free ports, its clients, and nothing behind it.
 #![allow(clippy::unwrap_used, reason = "tests, in functions that are shared by them")]
 
+mod coordinator;
 mod executions;
 mod http;
 mod leases;

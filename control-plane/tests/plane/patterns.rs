@@ -1,9 +1,9 @@
 //! `parallax.patterns.PatternService`, reflection and health, over gRPC.
 
 use parallax_proto::patterns::{
-    ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest,
-    execute_pattern_request::Options, execute_pattern_response::Status as Outcome,
-    pattern_service_client::PatternServiceClient,
+    ExecutePatternRequest, ExecutePatternResponse, GetPatternRequest, ListPatternsRequest, Pattern,
+    UploadPatternRequest, execute_pattern_request::Options, execute_pattern_response::Status as Outcome,
+    pattern::Requirements, pattern_service_client::PatternServiceClient,
 };
 use parallax_runtime::wire::{struct_from_any, struct_to_json};
 use parallax_security::Kind;
@@ -155,4 +155,39 @@ async fn health_says_serving_once_it_is_ready() {
         let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert_eq!(status.status(), expected);
     }
+}
+
+#[tokio::test]
+async fn an_upload_says_nothing_that_its_script_does_not() {
+    let world = world().await;
+    let mut client = client(&world).await;
+    let script = "/**\n * @name Said\n * @version 1.0.0\n * @minAgents 2\n *\n * Says it.\n */\n1 ~> 0.5\n";
+    let said = Pattern { prism_script: script.to_owned(), ..Pattern::default() };
+    let mut upload = async |description: &str, requirements: Option<Requirements>| {
+        let pattern = Pattern { description: description.to_owned(), requirements, ..said.clone() };
+        let request = UploadPatternRequest { pattern: Some(pattern), overwrite: true };
+        client.upload_pattern(request).await.map(|_| ())
+    };
+    let refused = upload("Says more.", None).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (
+            Code::InvalidArgument,
+            "description: \"Says more.\" is not it, the script says \"Says it.\"; leave it out"
+        )
+    );
+    let capable = Requirements { capabilities: vec!["talk".to_owned()], ..Requirements::default() };
+    let crowded = Requirements { min_agents: 3, ..Requirements::default() };
+    for (requirements, field) in [
+        (capable, "requirements.capabilities: "),
+        (crowded, "requirements.min_agents: 3 is not it, the script says 2"),
+    ] {
+        let refused = upload("", Some(requirements)).await.unwrap_err();
+        assert!(
+            refused.code() == Code::InvalidArgument && refused.message().starts_with(field),
+            "{refused:?}"
+        );
+    }
+    upload("Says it.", Some(Requirements { min_agents: 2, ..Requirements::default() })).await.unwrap();
+    upload("", None).await.unwrap();
 }

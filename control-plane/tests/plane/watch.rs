@@ -115,3 +115,14 @@ async fn a_node_that_follows_is_a_member_as_long_as_it_does() {
     drop(updates);
     soon(async { while world.get("/api/nodes").await.json()["count"] != 0 {} }).await;
 }
+
+#[tokio::test]
+async fn a_watch_holds_up_no_shutdown() {
+    let world = World::start().await;
+    let mut registry = world.as_operator().await;
+    register(&mut registry, registration("one", &[])).await;
+    let mut watch = Watch::open(&mut registry, &[], true).await;
+    assert_eq!(watch.next().await, event(Type::Added, "one"));
+    world.stop().await;
+    assert!(soon(watch.0.message()).await.unwrap().is_none());
+}

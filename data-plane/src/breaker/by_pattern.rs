@@ -123,7 +123,7 @@ impl Breakers {
         match pattern.breaker.enter(now) {
             Ok(pass) => Ok(Passes { own, pattern: Some((pattern, pass)) }),
             Err(wait) => {
-                self.own.settle(own, Verdict::Silent, now, 0);
+                self.own.give_back(own, now);
                 Err(wait)
             }
         }
@@ -359,6 +359,7 @@ mod tests {
         assert_eq!((own(&breakers), phase(&breakers, "bad")), (Phase::Closed, Phase::HalfOpen));
         let cancelled = breakers.enter("bad", Instant::now()).unwrap();
         breakers.settle(cancelled, Verdict::Silent, Instant::now(), 0);
+        advance(Duration::from_millis(100)).await;
         call(&breakers, "bad", Verdict::Well).unwrap();
         assert_eq!(phase(&breakers, "bad"), Phase::Closed);
     }

@@ -84,6 +84,8 @@ async fn a_cancelled_probe_leaves_the_way_open_for_the_next() {
     for _ in 0..3 {
         let probe = enter(&breaker).unwrap();
         end(&breaker, probe, Verdict::Silent);
+        assert_eq!(enter(&breaker).unwrap_err(), Duration::from_millis(100), "though not at once");
+        advance(Duration::from_millis(100)).await;
     }
     call(&breaker, Verdict::Well);
     assert_eq!(phase(&breaker), Phase::Closed);

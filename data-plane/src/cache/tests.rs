@@ -50,10 +50,11 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
-type Answer = (CacheOutcome, Result<Found<()>, Failure>);
+type Answer = (CacheOutcome, Result<Found<()>, Failed>);
 
 async fn ask(cache: &Cache, key: Key, mode: Mode, answer: Result<Given, Failure>) -> Answer {
-    cache.answer(key, mode, (far(), late), async || answer.map(|given| (given, ()))).await
+    let answer = answer.map(|given| (given, ())).map_err(Failed::from);
+    cache.answer(key, mode, (far(), late), async || answer).await
 }
 
 /// What somebody who asks is told, and how; `said` is what the agent would say.
@@ -152,13 +153,13 @@ fn asking(
     let caller = tokio::spawn(async move {
         let own = async || match answered.await {
             Ok(given) => Ok((given, ())),
-            Err(_) => Err(Failure::Cancelled("failed".into())),
+            Err(_) => Err(Failure::Cancelled("failed".into()).into()),
         };
         let (outcome, found) = cache.answer(key(1), Mode::Use, (deadline, late), own).await;
         let message = match found {
             Ok(Found::Hit(held)) => Some(held.given.message.clone()),
             Ok(Found::Shared(given) | Found::Asked(given, ())) => Some(given.message),
-            Err::<_, Failure>(_) => None,
+            Err(_) => None,
         };
         (outcome, message)
     });
@@ -237,7 +238,7 @@ async fn an_answer_that_lands_while_the_turn_is_taken_is_a_hit() {
     let asked = Cell::new(false);
     let mut leading = pin!(cache.answer(key(1), Mode::Use, (far(), late), async || {
         asked.set(true);
-        pending::<Result<(Given, ()), Failure>>().await
+        pending::<Result<(Given, ()), Failed>>().await
     }));
     assert!(poll_fn(|cx| Poll::Ready(leading.as_mut().poll(cx).is_pending())).await);
     assert!(asked.get());
@@ -376,4 +377,25 @@ fn tenant_target_and_version_are_part_of_the_key() {
     assert!(groups[0].version != groups[1].version && groups[1].version != groups[2].version);
     assert!(groups[0].version != groups[2].version);
     assert_eq!(of("t", &old, Target::Agent("gone")).version, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_the_agent_is_that_of_all_who_asked() {
+    let cache = cache(|_| {});
+    let (fail, failing) = oneshot::channel::<()>();
+    let asking = cache.clone();
+    let leader = tokio::spawn(async move {
+        let own = async || {
+            failing.await.unwrap();
+            let failure = Failure::BadAnswer { agent: "a".into(), problem: "nonsense".into() };
+            Err::<(Given, ()), _>(failure.into())
+        };
+        asking.answer(key(1), Mode::Use, (far(), late), own).await
+    });
+    settle().await;
+    let (_unused, follower) = self::asking(&cache, far());
+    settle().await;
+    fail.send(()).unwrap();
+    assert_eq!(follower.await.unwrap(), (CacheOutcome::Shared, None));
+    assert!(matches!(leader.await.unwrap().1, Err(Failed { failure: Failure::BadAnswer { .. }, .. })));
 }

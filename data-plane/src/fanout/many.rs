@@ -26,7 +26,9 @@ use tokio::{
 use tonic::Status;
 
 use super::{Question, perform};
-use crate::{caller::Caller, directory::Entry, error::Failure, proxy::Origin, vitals::Standing};
+use crate::{
+    admission::Held, caller::Caller, directory::Entry, error::Failure, proxy::Origin, vitals::Standing,
+};
 
 /// Agents with a capability that are asked when the caller does not say how many.
 const DEFAULT_AGENTS: usize = 32;
@@ -39,6 +41,8 @@ const UNKNOWN: f64 = 0.5;
 pub(crate) struct Many {
     pub(crate) origin: Origin,
     pub(crate) request: FanOutRequest,
+    /// The room that the request takes.
+    pub(crate) held: Option<Arc<Held>>,
     /// The caller's own deadline.
     pub(crate) timeout: Option<Duration>,
     pub(crate) traceparent: String,
@@ -61,7 +65,7 @@ pub(crate) async fn serve(caller: Rc<Caller>, many: Many) {
 }
 
 async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
-    let Many { origin, request, timeout, traceparent, events } = many;
+    let Many { origin, request, held: _held, timeout, traceparent, events } = many;
     let started = Instant::now();
     let mode = Mode::of(request.mode.as_ref())?;
     let named = request.request.as_ref().map_or(0, |request| request.timeout_ms);

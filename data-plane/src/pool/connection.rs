@@ -28,9 +28,10 @@ use crate::{
     whole::Frames,
 };
 
-/// Cancelled calls of which a connection remembers that an answer may still come, and that may wait for the agent to be
-/// told.
+/// Cancelled calls of which a connection remembers that an answer may still come.
 const CROSSING: usize = 1024;
+/// An agent that has not read so much that this many calls wait to be cancelled reads nothing any more.
+const STUCK: usize = 16 * 1024;
 
 pub(super) struct Connection {
     send: RefCell<SendRequest<Bytes>>,
@@ -87,10 +88,19 @@ impl Dialer {
                 if keepalive.poll(cx, heard.heard(), in_flight.get() > 0).is_ready() {
                     return Poll::Ready(Err(h2::Error::from(h2::Reason::NO_ERROR)));
                 }
-                if cancelled.poll(cx, &mut keepalive).is_ready() {
-                    return Poll::Ready(Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)));
+                cancelled.driver.set(Some(cx.waker().clone()));
+                // Whom it tells of cancellations is sent by the next round.
+                loop {
+                    if let Poll::Ready(ended) = Pin::new(&mut driver).poll(cx) {
+                        return Poll::Ready(ended);
+                    }
+                    if cancelled.streams.borrow().len() > STUCK {
+                        return Poll::Ready(Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)));
+                    }
+                    if !cancelled.tell(|| driver.set_initial_window_size(WINDOWS.0).is_ok()) {
+                        return Poll::Pending;
+                    }
                 }
-                Pin::new(&mut driver).poll(cx)
             });
             let ended = ended.await;
             // What is still on it fails now.
@@ -122,9 +132,10 @@ impl Connection {
 
 /// Streams that nobody waits for any more, until the agent is told.
 ///
-/// Some at a time, and the next when the agent has read these: one that finds many requests and their resets in
-/// one breath takes that for an attack and closes the connection (CVE-2023-44487; h2 after 20), with the calls of
-/// others on it.
+/// Some at a time, and the next when the agent has read what came before these: one that finds many requests and their
+/// resets in one breath takes that for an attack and closes the connection (CVE-2023-44487; h2 after 20), with the
+/// calls of others on it. What it has read it says by acknowledging settings, which are those that it has: pings would
+/// tell as much, but gRPC's C core counts them, and closes the connection after the third.
 #[derive(Default)]
 struct Cancelled {
     streams: RefCell<VecDeque<OpenStream>>,
@@ -134,7 +145,8 @@ struct Cancelled {
 type OpenStream = (ResponseFuture, Option<Outgoing<Sending>>);
 
 impl Cancelled {
-    const AT_ONCE: usize = 10;
+    /// Two batches may be unread.
+    const AT_ONCE: usize = 8;
 
     fn push(&self, stream: OpenStream) {
         self.streams.borrow_mut().push_back(stream);
@@ -143,16 +155,15 @@ impl Cancelled {
         }
     }
 
-    /// Polled by the task that drives the connection. Ready when too many wait: the agent reads nothing any more.
-    fn poll(&self, cx: &mut Context<'_>, pings: &mut Keepalive) -> Poll<()> {
-        self.driver.set(Some(cx.waker().clone()));
-        while !self.streams.borrow().is_empty() && pings.answered(cx) {
-            let mut streams = self.streams.borrow_mut();
-            let batch = streams.len().min(Self::AT_ONCE);
-            streams.drain(..batch).for_each(drop);
-            pings.ping();
+    /// Lets some go, if there are any and `settings` can be sent, as the last ones have been acknowledged.
+    fn tell(&self, settings: impl FnOnce() -> bool) -> bool {
+        let mut streams = self.streams.borrow_mut();
+        if streams.is_empty() || !settings() {
+            return false;
         }
-        if self.streams.borrow().len() > CROSSING { Poll::Ready(()) } else { Poll::Pending }
+        let batch = streams.len().min(Self::AT_ONCE);
+        streams.drain(..batch).for_each(drop);
+        true
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     admission::Ticket,
     opted::{Answered, By},
-    whole::{self, Failed, Frames, frame},
+    whole::{self, Frames, frame},
 };
 
 /// The largest request that is held; a larger one passes through. Bytes.
@@ -20,7 +20,9 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 pub(super) async fn request(caller: &Caller, ask: &Ask<'_>, body: Incoming) -> Result<Held, Failure> {
     let timeout = ask.timeout.unwrap_or(caller.config.now().default_deadline);
     let late = || Failure::Cancelled(format!("the request did not come within {} ms", timeout.as_millis()));
-    timeout_at(ask.started + timeout, whole::request(body, LARGEST)).await.unwrap_or_else(|_| Err(late()))
+    timeout_at(ask.started + timeout, whole::request(body, LARGEST, caller.holding.begin()))
+        .await
+        .unwrap_or_else(|_| Err(late()))
 }
 
 /// Answers a call whose request is `framed`.
@@ -42,11 +44,7 @@ pub(super) async fn answer(
     let (outcome, answered) = opted.answer(asking).await;
     let mut response = match answered {
         Ok(answered) => deliver(answered, ticket),
-        Err(Failed { said: Some(said), .. }) => {
-            let (head, trailers) = *said;
-            Response::from_parts(head, Reply::Whole(Frames::new(None, trailers).with(ticket)))
-        }
-        Err(Failed { failure, .. }) => status(&failure).into_http(),
+        Err(failed) => refusal(failed),
     };
     if let Some(outcome) = outcome {
         response.headers_mut().insert(CACHE, HeaderValue::from_static(outcome.as_str()));

@@ -144,7 +144,7 @@ async fn what_is_counted_was_done() {
     let world = World::new().await;
     let mut agents = Vec::new();
     for id in ["a", "b"] {
-        agents.push(scripted(&world, id, || error(13, "broken")).await);
+        agents.push(scripted(&world, id, || error(14, "broken")).await);
     }
     let node = world
         .node_with(|config| {
@@ -156,7 +156,8 @@ async fn what_is_counted_was_done() {
     within("ready", node.plane.readiness().ready()).await;
     let operator = world.operator(&node).await;
     for _ in 0..3 {
-        assert_eq!(ask(&operator, &[TEST, IDEMPOTENT]).await.status().code(), Code::Internal);
+        let status = ask(&operator, &[TEST, IDEMPOTENT]).await.status();
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "broken"), "the agent's own word");
     }
     let asked: usize = agents.iter().map(|(_, count)| count.load(SeqCst)).sum();
     assert_eq!((asked, metric(&node, "parallax_proxy_retries_total").await), (6, 3));

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -15,11 +16,16 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parallax_proto::controlplane::v1::Transport;
 use parallax_runtime::wire;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
 use tonic::Code;
 
 use crate::{
-    agent::{agent, framed, sure},
+    agent::{agent, framed, plain_agent, sure},
     proxy::{ANALYZE, ask, bare, call, request},
     trouble::{hanging, hears},
     world::{World, record, until, within},
@@ -299,4 +305,103 @@ async fn refusals_and_cancellations_by_the_thousand_cost_nobody_their_connection
     }
     assert_eq!(agent.connections(), 1);
     node.shows("a", "in_flight", 0).await;
+}
+
+/// Stands before an agent in plaintext, and counts the frames of a type that are sent to it.
+async fn counting(agent: SocketAddr, kind: u8) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (counted, far) = (counted.clone(), TcpStream::connect(agent).await.unwrap());
+            let ((mut asked, mut answers), (mut answered, mut asks)) = (near.into_split(), far.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut answered, &mut answers).await });
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 24];
+                asked.read_exact(&mut bytes).await?;
+                asks.write_all(&bytes).await?;
+                loop {
+                    let mut head = [0; 9];
+                    asked.read_exact(&mut head).await?;
+                    // No answer to a ping of the agent's own.
+                    counted.fetch_add(usize::from(head[3] == kind && head[4] == 0), SeqCst);
+                    bytes.resize(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize, 0);
+                    asked.read_exact(&mut bytes).await?;
+                    asks.write_all(&head).await?;
+                    asks.write_all(&bytes).await?;
+                }
+                #[allow(unreachable_code)]
+                Ok::<(), std::io::Error>(())
+            });
+        }
+    });
+    (addr, count)
+}
+
+/// gRPC's C core closes a connection on which it is pinged for the third time without data between.
+#[tokio::test]
+async fn agents_hear_of_cancellations_without_being_pinged() {
+    let world = World::new().await;
+    let (began, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (beginning, ending) = (began.clone(), ended.clone());
+    let agent = plain_agent(&world, "a", move |_| {
+        beginning.fetch_add(1, SeqCst);
+        let ending = Ending(ending.clone());
+        async move {
+            let _ending = ending;
+            std::future::pending().await
+        }
+    })
+    .await;
+    let (addr, pings) = counting(agent.addr, 6).await;
+    world.control_plane.put(record("a", addr, Transport::Plaintext));
+    let node = world.node_with(|config| config.limits.least = 500).await;
+    node.plane.readiness().ready().await;
+    let operator = world.operator(&node).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..90 {
+        let operator = operator.clone();
+        calls.spawn(async move { ask(&operator, "a").await });
+    }
+    until("all have begun", || async { (began.load(SeqCst) == 90).then_some(()) }).await;
+    calls.abort_all();
+    until("all have ended", || async { (ended.load(SeqCst) == 90).then_some(()) }).await;
+    assert_eq!((pings.load(SeqCst), agent.connections()), (0, 1));
+}
+
+/// Counts when it goes.
+struct Ending(Arc<AtomicUsize>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_refuses_a_call_is_sent_it_once_more() {
+    let world = World::new().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.control_plane.put(record("a", listener.local_addr().unwrap(), Transport::Plaintext));
+    let counted = calls.clone();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    counted.fetch_add(1, SeqCst);
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
+            });
+        }
+    });
+    let node = world.ready_node().await;
+    let operator = world.operator(&node).await;
+    let refused = ask(&operator, "a").await;
+    assert_eq!(refused.status().code(), Code::Unavailable);
+    assert!(refused.status().message().contains("it turned the call away"), "{:?}", refused.status());
+    assert_eq!(calls.load(SeqCst), 2);
 }

@@ -383,3 +383,22 @@ async fn a_node_that_stops_ends_streams_once_their_calls_have() {
     assert!(end.message().contains("this node is stopping"), "{}", end.message());
     assert!(node.life.drain(std::time::Duration::from_secs(20)).await);
 }
+
+#[tokio::test]
+async fn a_full_stream_hears_of_cancellations() {
+    let world = World::new().await;
+    let (_slow, mut told) = hanging(&world, "slow").await;
+    let node = world.node_with(|config| config.max_calls_per_stream = 2).await;
+    node.plane.readiness().ready().await;
+    let mut driver = Driver::open(&world, &node).await;
+    (1..=3).for_each(|id| driver.call(to(id, "slow")));
+    hears(&mut told, "began").await;
+    hears(&mut told, "began").await;
+    // The third waits for its turn.
+    driver.cancel(3, "enough");
+    let outcome = driver.next().await;
+    assert_eq!((outcome.call_id, failure(&outcome)), (3, (Cause::Cancelled, "cancelled: enough")));
+    driver.cancel(1, "enough");
+    assert_eq!(driver.next().await.call_id, 1);
+    hears(&mut told, "gone").await;
+}

@@ -310,3 +310,24 @@ async fn a_caller_that_goes_away_cancels_everybody() {
     hears(&mut second, "gone").await;
     node.shows("a", "in_flight", 0).await;
 }
+
+#[tokio::test]
+async fn what_is_asked_finds_room_or_is_refused() {
+    let world = World::new().await;
+    let _agent = agent(&world, "a", |_| async { sure(0.5) }).await;
+    let node = world.node_with(|config| config.max_held_bytes = 1 << 20).await;
+    node.plane.readiness().ready().await;
+    let operator = world.operator(&node).await;
+    let sized = |bytes: usize| {
+        let task_description = "x".repeat(bytes);
+        let request = Some(AgentRequest { task_description, ..AgentRequest::default() });
+        FanOutRequest { request, ..to(&["a"], Mode::All(All {})) }
+    };
+    for _ in 0..3 {
+        // What was held is let go of.
+        assert_eq!(all(&operator, sized(900 << 10)).await.1.answered, 1);
+        let refused = DataPlaneClient::new(operator.clone()).fan_out(sized(2 << 20)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("max_held_bytes"), "{refused}");
+    }
+}

@@ -146,8 +146,13 @@ pub async fn runs_append_at_a_length(store: &dyn RunStore) {
     assert_eq!((asked.len, asked.status), (2, Status::Running));
     let late = store.append("me", &begun, std::slice::from_ref(&requested)).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
+    assert_eq!(store.append("me", &asked, &[]).await.expect("append"), asked, "nothing is added");
+    let late = store.append("me", &begun, &[]).await;
+    assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
 
     let ended = store.append("me", &asked, &[completed()]).await.expect("append");
+    let closed = store.append("me", &ended, &[]).await;
+    assert!(matches!(closed, Err(StoreError::Conflict { .. })), "{closed:?}");
     let closed = store.append("me", &ended, std::slice::from_ref(&requested)).await;
     assert!(matches!(closed, Err(StoreError::Conflict { .. })), "an ended run takes no entry: {closed:?}");
 
@@ -160,6 +165,8 @@ pub async fn runs_append_at_a_length(store: &dyn RunStore) {
     assert_eq!(store.tail(&run, 7).await.expect("tail"), Some((ended.clone(), vec![])));
     assert!(store.load(&key("t2", "run-a")).await.expect("load").is_none(), "tenants are apart");
     let nowhere = Summary { key: key("t1", "none"), ..begun };
+    let unknown = store.append("me", &nowhere, &[]).await;
+    assert!(matches!(unknown, Err(StoreError::Missing { .. })), "{unknown:?}");
     let nowhere = store.append("me", &nowhere, &[completed()]).await;
     assert!(matches!(nowhere, Err(StoreError::Missing { .. })), "{nowhere:?}");
 }
@@ -184,6 +191,9 @@ pub async fn runs_are_owned<F: Future<Output = ()>>(store: &dyn RunStore, wait: 
     assert!(kept("c").await.is_empty(), "given once");
     let late = store.append("a", &begun, &[completed()]).await;
     assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
+    let late = store.append("a", &begun, &[]).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "without entries too: {late:?}");
+    assert_eq!(store.append("b", &begun, &[]).await.expect("append"), begun);
     let moved = store.append("b", &begun, &[requested(json!(1))]).await.expect("append");
     store.leave("b").await.expect("leave");
     assert_eq!(store.keep("c", ttl, 0).await.expect("keep"), [], "asked for none");

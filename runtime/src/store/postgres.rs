@@ -175,7 +175,9 @@ impl RunStore for Runs {
     }
 
     async fn append(&self, owner: &str, known: &Summary, entries: &[Entry]) -> Result<Summary> {
-        if let Some(summary) = self.extend(Some(owner), known, entries).await? {
+        if !entries.is_empty()
+            && let Some(summary) = self.extend(Some(owner), known, entries).await?
+        {
             return Ok(summary);
         }
         let what = format!("run {}", known.key.id);
@@ -184,6 +186,7 @@ impl RunStore for Runs {
             Some((now, _)) if now.len != known.len || now.status.is_final() => {
                 Err(StoreError::Conflict { what })
             }
+            Some((now, current)) if entries.is_empty() && current == owner => Ok(now),
             Some(_) => Err(StoreError::Fenced { what }),
         }
     }

@@ -15,7 +15,9 @@ use utoipa::ToSchema;
 
 use super::{
     super::json::{Adhoc, Execute, Execution, Pattern},
-    Answer, Api, Query, Shared, events, read,
+    Answer, Api, Query, Shared, events,
+    executions::{Accepted, accepted},
+    read,
 };
 use crate::{
     error::{Error, Result},
@@ -133,10 +135,14 @@ pub(super) struct Executed {
 }
 
 /// Runs a pattern, and answers when it has ended; with `options.stream`, with its events as they happen. A run that
-/// fails is executed all the same, and answered with 200.
+/// fails is executed all the same, and answered with 200; one that goes on when the process stops, as one that has
+/// been started.
 #[utoipa::path(
     post, path = "/api/patterns/{name}/execute", tag = "patterns", request_body = Execute,
-    responses((status = 200, content((Executed = "application/json"), (String = "text/event-stream"))))
+    responses(
+        (status = 200, content((Executed = "application/json"), (String = "text/event-stream"))),
+        (status = 202, body = Accepted, description = "The process stops, and the run goes on")
+    )
 )]
 pub(super) async fn execute(
     State(api): Shared,
@@ -154,7 +160,10 @@ pub(super) async fn execute(
 /// The same for a script that is in no catalogue.
 #[utoipa::path(
     post, path = "/api/executions/adhoc", tag = "executions", request_body = Adhoc,
-    responses((status = 200, content((Executed = "application/json"), (String = "text/event-stream"))))
+    responses(
+        (status = 200, content((Executed = "application/json"), (String = "text/event-stream"))),
+        (status = 202, body = Accepted, description = "The process stops, and the run goes on")
+    )
 )]
 pub(super) async fn adhoc(
     State(api): Shared,
@@ -174,7 +183,12 @@ async fn run(api: &Api, peer: &Peer, request: runs::Request, stream: bool) -> Re
     if stream {
         return Ok(events::follow(api, &key, None).into_response());
     }
-    let run = api.runs.wait(&key).await?;
+    let run = match api.runs.wait(&key).await {
+        Ok(run) => run,
+        // Existing clients would send the request again, and the run is there.
+        Err(e @ Error::Unfinished { .. }) => return Ok(accepted(&key, &e.to_string()).into_response()),
+        Err(e) => return Err(e),
+    };
     // A run that failed has still been executed: existing clients send any 5xx again.
     let executed = Executed { execution: Execution::of(&run), duration: millis(begun.elapsed()) };
     Ok(Json(executed).into_response())

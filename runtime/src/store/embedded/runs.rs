@@ -105,20 +105,12 @@ impl RunStore for Runs {
     }
 
     async fn append(&self, owner: &str, known: &Summary, entries: &[Entry]) -> Result<Summary> {
-        let (caller, known, entries) = (owner.to_owned(), known.clone(), entries.to_vec());
-        self.grow(move |connection| {
-            let what = || format!("run {}", known.key.id);
-            let (summary, owner) =
-                read_summary(connection, &known.key)?.ok_or_else(|| StoreError::Missing { what: what() })?;
-            if summary.len != known.len || summary.status.is_final() {
-                return Err(StoreError::Conflict { what: what() });
-            }
-            if owner != caller {
-                return Err(StoreError::Fenced { what: what() });
-            }
-            extend(connection, summary, &entries)
-        })
-        .await
+        let (owner, known, entries) = (owner.to_owned(), known.clone(), entries.to_vec());
+        if entries.is_empty() {
+            return self.database.read(move |connection| read_owned(connection, &owner, &known)).await;
+        }
+        self.grow(move |connection| extend(connection, read_owned(connection, &owner, &known)?, &entries))
+            .await
     }
 
     async fn close(&self, run: &RunKey, end: Entry) -> Result<Summary> {
@@ -244,6 +236,20 @@ fn read_summary(connection: &Connection, key: &RunKey) -> Result<Option<(Summary
         .query_row(params![key.tenant, key.id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     row.map(|(summary, owner)| Ok((decode(&summary)?, owner))).transpose()
+}
+
+/// The summary of a run that is as `known` and `owner`'s, and has not ended.
+fn read_owned(connection: &Connection, owner: &str, known: &Summary) -> Result<Summary> {
+    let what = || format!("run {}", known.key.id);
+    let (summary, current) =
+        read_summary(connection, &known.key)?.ok_or_else(|| StoreError::Missing { what: what() })?;
+    if summary.len != known.len || summary.status.is_final() {
+        return Err(StoreError::Conflict { what: what() });
+    }
+    if current != owner {
+        return Err(StoreError::Fenced { what: what() });
+    }
+    Ok(summary)
 }
 
 fn read_entries(connection: &Connection, key: &RunKey, from: u64) -> Result<Vec<Entry>> {
