@@ -158,8 +158,7 @@ impl Task {
     /// it has to be. The run keeps what it found.
     pub fn answer(&self, run: &Run) -> Result<Answer> {
         let (id, summary) = (run.summary.key.id.clone(), &run.summary);
-        // A pattern of the caller's own may have meant it so.
-        let unanswered = unanswered(run).filter(|_| !matches!(self.strategy, Strategy::Custom(_)));
+        let unanswered = unanswered(run);
         let Some(value) = run.value() else {
             let Some((code, message)) = summary.error.clone() else { return Err(Error::NotEnded { id }) };
             // What came of asking tells more than where the script gave up.
@@ -167,7 +166,8 @@ impl Task {
             let gave_up = failed.code() == Code::Precondition;
             return Err(unanswered.filter(|e| gave_up && e.code() == Code::Unavailable).unwrap_or(failed));
         };
-        if let Some(unanswered) = unanswered {
+        // A pattern of the caller's own that comes to a value may have meant it so.
+        if let Some(unanswered) = unanswered.filter(|_| !matches!(self.strategy, Strategy::Custom(_))) {
             return Err(unanswered);
         }
         let confidence = summary.confidence;
