@@ -88,9 +88,7 @@ impl Services {
         // What is rarely asked for takes no room in every call, here as below.
         Box::pin(self.served(request)).await.map(Reply::Served)
     }
-}
 
-impl Services {
     async fn served(self, mut request: Request<Incoming>) -> Response<tonic::body::Body> {
         if request.uri().path() != FAN_OUT {
             let served = self.routes.oneshot(request.map(tonic::body::Body::new)).await;
