@@ -6,7 +6,7 @@
 //! well, alone, by least requests.
 //!
 //! `make bench-balance`; `ROUNDS` and `SECONDS` (of one round) change how long it takes, `SCENARIOS` how many there
-//! are of the second table, which compares hedging with none.
+//! are of the second table, which compares hedging with none, and `FROM` with which it begins.
 
 use std::{
     path::Path,
@@ -177,7 +177,7 @@ async fn main() -> Result {
         hedged / floor
     );
 
-    let scenarios = number("SCENARIOS", 20);
+    let (from, scenarios) = (number("FROM", 0), number("SCENARIOS", 20));
     println!("\nhedging against none, {scenarios} scenarios of {} s each\n", seconds.as_secs() / 4);
     println!(
         "{:>3}{:>7}{:>8}{:>6}{:>7}{:>11}{:>11}{:>8}",
@@ -185,7 +185,7 @@ async fn main() -> Result {
     );
     let (hedged, none) = (WAYS[5].clone(), Way { settings: no_hedges, ..WAYS[5].clone() });
     let mut worst: f64 = 0.0;
-    for n in 0..scenarios as usize {
+    for n in from as usize..(from + scenarios) as usize {
         let s = Scenario::numbered(n);
         let (mut without, mut with) = (Seen::default(), Seen::default());
         for _ in 0..2 {
@@ -228,7 +228,8 @@ impl Seen {
     fn quantile(&self, q: f64) -> Duration {
         let mut sorted = self.took.clone();
         sorted.sort_unstable();
-        sorted[((sorted.len() - 1) as f64 * q) as usize]
+        // None in no rounds.
+        sorted.get((sorted.len().saturating_sub(1) as f64 * q) as usize).copied().unwrap_or_default()
     }
 
     #[allow(clippy::cast_precision_loss)]

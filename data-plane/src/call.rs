@@ -79,7 +79,7 @@ impl Call {
     ) -> Self {
         let ahead = entry.vitals.call_began();
         ask.asked.replace(Some(entry.clone()));
-        let timeout = ask.timeout.unwrap_or(caller.config.now().default_deadline);
+        let timeout = ask.timeout.unwrap_or_else(|| caller.config.now().default_deadline);
         Self {
             span: info_span!(
                 target: EXPORTED_ONLY,

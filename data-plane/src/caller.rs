@@ -177,7 +177,7 @@ impl Caller {
         group: &Shared,
     ) -> bool {
         let now = Instant::now();
-        let timeout = ask.timeout.unwrap_or(self.config.now().default_deadline);
+        let timeout = ask.timeout.unwrap_or_else(|| self.config.now().default_deadline);
         let possible = tried.len() < self.config.now().retry.max
             && failure.retry_is_safe(ask.hints.idempotent)
             && sent.upload.repeatable()
@@ -396,11 +396,15 @@ impl Caller {
         now: Instant,
     ) -> Option<&'a Arc<Entry>> {
         let members = &group.members[..];
+        let config = self.config.now();
+        let (balance, slow_start) = (&config.balance, config.slow_start);
         let in_flight = |entry: &Arc<Entry>| entry.vitals.in_flight();
         // One that is new or has recovered is given less than its share: what it has in flight counts more.
         #[allow(clippy::cast_precision_loss)]
-        let requests = |entry: &Arc<Entry>| (in_flight(entry) as f64 + 1.0) / entry.vitals.ramp(now);
-        match (ask.hints.strategy.unwrap_or(group.shared.strategy()), ask.hints.affinity) {
+        let requests =
+            |entry: &Arc<Entry>| (in_flight(entry) as f64 + 1.0) / entry.vitals.ramp(slow_start, now);
+        let strategy = ask.hints.strategy.unwrap_or_else(|| balance.of(&group.shared.capability));
+        match (strategy, ask.hints.affinity) {
             (Strategy::RoundRobin, _) => balance::next(members, admits, ordinal),
             (Strategy::LeastRequest, _) => {
                 balance::cheaper_of_two(members, admits, requests, self.env.random())
@@ -413,42 +417,41 @@ impl Caller {
             }
             (Strategy::PeakEwma | Strategy::ConsistentHash, _) => {
                 let random = self.env.random();
-                self.coolest(members, &admits, random, now)
-                    .or_else(|| balance::cheaper_of_two(members, &admits, |e| e.expected(now), random))
+                let cost = |entry: &Arc<Entry>| entry.expected(slow_start, now);
+                let coolest =
+                    if balance.reported_load { coolest(members, &admits, random, now) } else { None };
+                coolest.or_else(|| balance::cheaper_of_two(members, &admits, cost, random))
             }
             (Strategy::Confidence, _) => {
                 let random = self.env.random();
                 // The upper half of the word: the lower one says where the pool begins.
-                if (random >> 32) % 100 < self.config.now().balance.explore_percent.into() {
+                if (random >> 32) % 100 < balance.explore_percent.into() {
                     return balance::next(members, admits, random);
                 }
-                let pool = Pool::look(members, admits, |entry| Some(entry.prospect(now)), random)?;
-                pool.chosen(|prospects| balance::most_promising(prospects, &self.config.now().balance))
+                let pool =
+                    Pool::look(members, admits, |entry| Some(entry.prospect(slow_start, now)), random)?;
+                pool.chosen(|prospects| balance::most_promising(prospects, balance))
             }
         }
     }
+}
 
-    /// By what the agents say of their load, if all that are looked at do.
-    fn coolest<'a>(
-        &self,
-        members: &'a [Arc<Entry>],
-        admits: impl Fn(&Arc<Entry>) -> bool,
-        random: u64,
-        now: Instant,
-    ) -> Option<&'a Arc<Entry>> {
-        if !self.config.now().balance.reported_load {
-            return None;
-        }
-        // Mostly none does: one look tells.
-        members.first()?.vitals.load.report(now)?;
-        let probed = |entry: &Arc<Entry>| {
-            let report = entry.vitals.load.report(now)?;
-            // What was sent there since it reported counts too.
-            let own = u32::try_from(entry.vitals.in_flight()).unwrap_or(u32::MAX);
-            Some(Probed { in_flight: report.in_flight.max(own), service_time: report.service_time })
-        };
-        Pool::look(members, admits, probed, random)?.chosen(balance::hot_cold)
-    }
+/// By what the agents say of their load, if all that are looked at do.
+fn coolest(
+    members: &[Arc<Entry>],
+    admits: impl Fn(&Arc<Entry>) -> bool,
+    random: u64,
+    now: Instant,
+) -> Option<&Arc<Entry>> {
+    // Mostly none does: one look tells.
+    members.first()?.vitals.load.report(now)?;
+    let probed = |entry: &Arc<Entry>| {
+        let report = entry.vitals.load.report(now)?;
+        // What was sent there since it reported counts too.
+        let own = u32::try_from(entry.vitals.in_flight()).unwrap_or(u32::MAX);
+        Some(Probed { in_flight: report.in_flight.max(own), service_time: report.service_time })
+    };
+    Pool::look(members, admits, probed, random)?.chosen(balance::hot_cold)
 }
 
 impl Failure {
@@ -473,19 +476,19 @@ impl Failure {
 impl Entry {
     /// What the next call costs here: calls in flight times how long one takes.
     #[allow(clippy::cast_precision_loss)]
-    fn expected(&self, now: Instant) -> f64 {
+    fn expected(&self, slow_start: Duration, now: Instant) -> f64 {
         /// Of an agent that works on something and has not answered yet (Finagle's `penalty`). Microseconds.
         const UNKNOWN: f64 = 1e9;
         let (in_flight, latency) = (self.vitals.in_flight() as f64, self.vitals.load.latency(now));
         let known = if latency == 0.0 && in_flight > 0.0 { UNKNOWN } else { latency };
-        known * (in_flight + 1.0) / self.vitals.ramp(now)
+        known * (in_flight + 1.0) / self.vitals.ramp(slow_start, now)
     }
 
-    fn prospect(&self, now: Instant) -> Prospect {
+    fn prospect(&self, slow_start: Duration, now: Instant) -> Prospect {
         let stated = || self.agent.metadata.default_confidence.map_or(0.5, |confidence| confidence.get());
         Prospect {
             quality: self.vitals.load.quality().unwrap_or_else(stated),
-            delay: self.vitals.expected_mean(now) / self.vitals.ramp(now),
+            delay: self.vitals.expected_mean(now) / self.vitals.ramp(slow_start, now),
             cost: self.cost,
         }
     }

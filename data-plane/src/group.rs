@@ -14,7 +14,6 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    balance::Strategy,
     config::{Current, Retry},
     directory::Entry,
 };
@@ -29,7 +28,7 @@ pub(crate) struct Group {
 /// What all cores know of a group.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    capability: String,
+    pub(crate) capability: String,
     config: Current,
     pub(crate) retries: Budget,
     pub(crate) hedges: Budget,
@@ -51,10 +50,6 @@ impl Shared {
             calls: AtomicU64::new(0),
             epoch: now,
         }
-    }
-
-    pub(crate) fn strategy(&self) -> Strategy {
-        self.config.now().balance.of(&self.capability)
     }
 
     /// Counts a call; how many there were before.

@@ -200,7 +200,7 @@ impl Opted<'_> {
     }
 
     fn timeout(&self) -> Duration {
-        self.ask.timeout.unwrap_or(self.caller.config.now().default_deadline)
+        self.ask.timeout.unwrap_or_else(|| self.caller.config.now().default_deadline)
     }
 
     fn left(&self) -> Duration {

@@ -229,7 +229,11 @@ mod tests {
             assert_eq!(slow(&group), ["c"]);
             advance(Duration::from_millis(1)).await;
             assert_eq!(slow(&group), [""; 0]);
-            assert_eq!(vitals(&group, "c").ramp(Instant::now()), 0.1, "it begins anew");
+            assert_eq!(
+                vitals(&group, "c").ramp(crate::Config::default().slow_start, Instant::now()),
+                0.1,
+                "it begins anew"
+            );
         }
         // It keeps up for three sweeps: all is forgotten.
         answers(&group, "a", 20, 20);

@@ -38,7 +38,6 @@ pub(crate) struct Vitals {
     pub(crate) load: Load,
     pub(crate) metrics: AgentMetrics,
     epoch: Instant,
-    config: Current,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
     calls: AtomicU64,
@@ -73,7 +72,6 @@ impl Vitals {
             load: Load::new(now),
             metrics,
             epoch: now,
-            config: config.clone(),
             in_flight: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
@@ -136,12 +134,11 @@ impl Vitals {
     }
 
     /// The share of calls that an agent is due that is new or has recovered: 0.1 at first, 1 after
-    /// [`crate::Config::slow_start`], in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
+    /// `slow_start` ([`crate::Config::slow_start`]), in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
     /// `min_weight_percent` 10.
-    pub(crate) fn ramp(&self, now: Instant) -> f64 {
+    pub(crate) fn ramp(&self, slow_start: Duration, now: Instant) -> f64 {
         let age = Duration::from_millis(self.millis(now).saturating_sub(self.slow_until.load(Relaxed)));
         let age = self.breakers.own().age(now).min(age);
-        let slow_start = self.config.now().slow_start;
         if age >= slow_start {
             return 1.0;
         }

@@ -18,7 +18,7 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 
 /// Reads a request, in the time that the call has.
 pub(super) async fn request(caller: &Caller, ask: &Ask<'_>, body: Incoming) -> Result<Held, Failure> {
-    let timeout = ask.timeout.unwrap_or(caller.config.now().default_deadline);
+    let timeout = ask.timeout.unwrap_or_else(|| caller.config.now().default_deadline);
     let late = || Failure::Cancelled(format!("the request did not come within {} ms", timeout.as_millis()));
     timeout_at(ask.started + timeout, whole::request(body, LARGEST, caller.holding.begin()))
         .await
