@@ -64,6 +64,16 @@ impl World {
         send
     }
 
+    /// Waits until the node's log says something for so many times.
+    async fn says(&self, text: &str, times: usize) {
+        soon(async {
+            while self.node.said().matches(text).count() < times {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Whether it serves one more connection.
     async fn takes_another(&self) -> bool {
         let tls = self.cluster.tls(Kind::Operator, "caller");
@@ -100,6 +110,13 @@ impl World {
     }
 }
 
+/// Waits for callers to end; each must have ended well.
+async fn ended(mut callers: JoinSet<()>) {
+    while let Some(ended) = soon(callers.join_next()).await {
+        ended.unwrap();
+    }
+}
+
 /// A call's gRPC status; none if the node had said goodbye and did not take it.
 async fn ask(send: &mut SendRequest<Bytes>) -> Result<Option<i32>, h2::Error> {
     let refused = |e: h2::Error| if e.is_go_away() && e.is_remote() { Ok(None) } else { Err(e) };
@@ -131,7 +148,7 @@ async fn a_node_that_is_told_to_stop_finishes_what_it_has_begun() {
     let mut world = World::start().await;
     let (_going_on, until) = watch::channel(false);
     let calls = Arc::new(AtomicUsize::new(0));
-    let mut callers = world.load(&until, &calls).await;
+    let callers = world.load(&until, &calls).await;
     soon(async {
         while calls.load(SeqCst) < 10 * CALLERS.0 * CALLERS.1 {
             tokio::task::yield_now().await;
@@ -139,9 +156,7 @@ async fn a_node_that_is_told_to_stop_finishes_what_it_has_begun() {
     })
     .await;
     world.node.signal(Signal::TERM);
-    while let Some(ended) = soon(callers.join_next()).await {
-        ended.unwrap();
-    }
+    ended(callers).await;
     assert!(world.node.ended().await.success());
     world.agent.shutdown();
 }
@@ -151,17 +166,12 @@ async fn other_certificates_are_taken_up_at_a_hangup_and_no_call_is_lost() {
     let world = World::start().await;
     let (stop, until) = watch::channel(false);
     let calls = Arc::new(AtomicUsize::new(0));
-    let mut callers = world.load(&until, &calls).await;
+    let callers = world.load(&until, &calls).await;
     for round in 1..=3 {
         std::fs::remove_file(world.cluster.files(Kind::DataPlane, "node").cert).unwrap();
         world.cluster.files(Kind::DataPlane, "node");
         world.node.signal(Signal::HUP);
-        soon(async {
-            while world.node.said().matches("certificates were replaced").count() < round {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        world.says("certificates were replaced", round).await;
         assert_eq!(soon(ask(&mut world.connect().await)).await.unwrap(), Some(0));
     }
     let before = calls.load(SeqCst);
@@ -172,9 +182,7 @@ async fn other_certificates_are_taken_up_at_a_hangup_and_no_call_is_lost() {
     })
     .await;
     stop.send(true).unwrap();
-    while let Some(ended) = soon(callers.join_next()).await {
-        ended.unwrap();
-    }
+    ended(callers).await;
     world.agent.shutdown();
 }
 
@@ -183,7 +191,7 @@ async fn other_settings_are_taken_up_at_a_hangup_and_no_call_is_lost() {
     let world = World::start().await;
     let (stop, until) = watch::channel(false);
     let calls = Arc::new(AtomicUsize::new(0));
-    let mut callers = world.load(&until, &calls).await;
+    let callers = world.load(&until, &calls).await;
     let file = world.cluster.dir().join("node/parallax.toml");
     let before = std::fs::read_to_string(&file).unwrap();
     // What it says then, and whether it takes another connection beside those of the callers.
@@ -210,17 +218,10 @@ async fn other_settings_are_taken_up_at_a_hangup_and_no_call_is_lost() {
             .replace("[data_plane]\n", &format!("[data_plane]\n{setting}"));
         std::fs::write(&file, changed).unwrap();
         world.node.signal(Signal::HUP);
-        soon(async {
-            while !world.node.said().contains(said) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        world.says(said, 1).await;
         assert_eq!(world.takes_another().await, more, "after {setting:?}");
     }
     stop.send(true).unwrap();
-    while let Some(ended) = soon(callers.join_next()).await {
-        ended.unwrap();
-    }
+    ended(callers).await;
     world.agent.shutdown();
 }
