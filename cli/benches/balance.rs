@@ -28,9 +28,6 @@ use tokio::{sync::Semaphore, task::JoinSet};
 mod planes;
 mod process;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const SLOTS: usize = 8;
@@ -253,7 +250,7 @@ async fn measure(scenario: &Scenario, way: &Way, seconds: Duration) -> Result<Se
     let dir = tempfile::tempdir()?;
     let mut settings = planes::settings(dir.path())?;
     (way.settings)(&mut settings);
-    let planes = Planes::start(settings, Role::Both).await?;
+    let planes = Planes::start(settings, Role::BOTH).await?;
     let registry = planes.addresses.grpc.expect("both planes run").to_string();
     let data_plane = planes.addresses.data_plane.expect("both planes run").to_string();
     let asked = Arc::new(AtomicUsize::new(0));

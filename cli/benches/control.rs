@@ -37,9 +37,6 @@ mod recovery;
 use planes::settings;
 use process::resident;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const STEPS: usize = 3;
 const ALONE: usize = 500;
 const IN_FLIGHT: usize = 64;
@@ -114,7 +111,7 @@ async fn runs(dir: &Path, store: &str) -> Result {
     let mut settings = settings(dir)?;
     settings.control_plane.patterns = dir.display().to_string();
     store.clone_into(&mut settings.stores.runs);
-    let planes = Planes::start(settings, Role::Both).await.map_err(|e| e.to_string())?;
+    let planes = Planes::start(settings, Role::BOTH).await.map_err(|e| e.to_string())?;
     let (registry, data_plane) = addresses(&planes);
     let tls = TlsOptions::Local { data_dir: dir.to_owned() };
     let echo = agent("echo").answer(|_: Task| async { Answer::new("yes", 0.9) });
@@ -166,7 +163,7 @@ async fn agents(dir: &Path, store: &str) -> Result {
     let before = resident()?;
     let mut settings = settings(dir)?;
     store.clone_into(&mut settings.stores.registry);
-    let planes = Planes::start(settings, Role::Both).await.map_err(|e| e.to_string())?;
+    let planes = Planes::start(settings, Role::BOTH).await.map_err(|e| e.to_string())?;
     let (registry, data_plane) = addresses(&planes);
     let operator = operator(dir, registry.clone())?;
     let register = |id: String| {

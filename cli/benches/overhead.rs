@@ -27,9 +27,6 @@ mod process;
 use planes::settings;
 use process::{cpu, resident};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const AGENTS: usize = 3;
 const ROUNDS: usize = 5;
 const PER_ROUND: usize = 300;
@@ -41,7 +38,7 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 async fn main() -> Result {
     let dir = tempfile::tempdir()?;
     let begun = Instant::now();
-    let planes = Planes::start(settings(dir.path())?, Role::Both).await?;
+    let planes = Planes::start(settings(dir.path())?, Role::BOTH).await?;
     println!("start to ready            {:>9.1?}", begun.elapsed());
     let registry = planes.addresses.grpc.expect("both planes run").to_string();
     let data_plane = planes.addresses.data_plane.expect("both planes run").to_string();

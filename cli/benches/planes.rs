@@ -2,16 +2,14 @@
 
 use std::path::Path;
 
-use clap::Parser;
-use parallax_cli::{args::Args, settings::Settings};
+use parallax_cli::{args::Place, settings::Settings};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// The defaults, on any free ports.
 pub fn settings(dir: &Path) -> Result<Settings> {
-    let dir = dir.to_str().ok_or("a path in UTF-8")?;
-    let args = Args::try_parse_from(["parallax", "--data-dir", dir, "status"])?;
+    let place = Place { data_dir: Some(dir.to_owned()), config: None };
     let any = ["control_plane.http", "control_plane.grpc", "data_plane.grpc", "data_plane.admin"];
     let flags = any.map(|key| ("(bench)", key, "127.0.0.1:0".to_owned()));
-    Settings::load(&args, &flags).map(|loaded| loaded.settings).map_err(|e| e.to_string().into())
+    Settings::load(&place, &flags).map(|loaded| loaded.settings).map_err(|e| e.to_string().into())
 }

@@ -43,7 +43,7 @@ struct Target {
 impl Target {
     /// The flag or `PARALLAX_API_URL`; else the instance of the data directory; else where the settings have it.
     fn find(args: &Args) -> Result<Self> {
-        let settings = Settings::load(args, &[])?.settings;
+        let settings = Settings::load(&args.place, &[])?.settings;
         let running = || instance::running(&settings.data_dir).iter().find_map(|found| found.http);
         let url = args.api_url.clone();
         let url =

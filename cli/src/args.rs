@@ -9,17 +9,34 @@ use parallax_runtime::config::Flag;
 #[derive(Parser)]
 #[command(name = "parallax", version, max_term_width = 100)]
 pub struct Args {
+    #[command(flatten)]
+    pub place: Place,
+    /// The control plane's HTTP API [default: that of the instance in the data directory]
+    #[arg(long, global = true, env = "PARALLAX_API_URL", value_name = "URL")]
+    pub api_url: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where a process finds its files.
+#[derive(clap::Args)]
+pub struct Place {
     /// Where certificates and stores are kept [default: ~/.parallax]
     #[arg(long, global = true, env = "PARALLAX_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Settings, TOML; `parallax config show` prints all there are
     #[arg(long, global = true, env = "PARALLAX_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The control plane's HTTP API [default: that of the instance in the data directory]
-    #[arg(long, global = true, env = "PARALLAX_API_URL", value_name = "URL")]
-    pub api_url: Option<String>,
-    #[command(subcommand)]
-    pub command: Command,
+}
+
+/// `parallax data-plane` alone, in a program without a control plane.
+#[derive(Parser)]
+#[command(name = "parallax-data-plane", version, max_term_width = 100)]
+pub struct DataPlane {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub serve: Serve,
 }
 
 #[derive(Subcommand)]

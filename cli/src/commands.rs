@@ -25,8 +25,8 @@ use crate::{
 pub async fn run(args: Args) -> Result {
     match &args.command {
         Command::Start(start) => crate::start::run(&args, start).await,
-        Command::ControlPlane(serve) => crate::start::serve(&args, serve, Role::ControlPlane).await,
-        Command::DataPlane(serve) => crate::start::serve(&args, serve, Role::DataPlane).await,
+        Command::ControlPlane(serve) => crate::start::serve(&args.place, serve, Role::CONTROL_PLANE).await,
+        Command::DataPlane(serve) => crate::start::serve(&args.place, serve, Role::DATA_PLANE).await,
         Command::Stop => stop::run(&args).await,
         Command::Status { json } => status::run(&args, *json).await,
         Command::Run(run) => run::run(&args, run).await,

@@ -41,11 +41,7 @@ const PARTS: [Part; 2] = [CONTROL_PLANE, DATA_PLANE];
 impl Part {
     /// Those that a process takes; where it is stands in the first of them.
     fn of(role: Role) -> &'static [Self] {
-        match role {
-            Role::Both => &PARTS,
-            Role::ControlPlane => &PARTS[..1],
-            Role::DataPlane => &PARTS[1..],
-        }
+        &PARTS[usize::from(!role.control_plane())..1 + usize::from(role.data_plane)]
     }
 
     /// Whether a process has it now.

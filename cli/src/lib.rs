@@ -13,6 +13,7 @@ pub mod args;
 pub mod commands;
 pub mod exit;
 pub mod instance;
+pub mod process;
 pub mod render;
 pub mod settings;
 pub mod start;

@@ -15,7 +15,7 @@ use parallax_runtime::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::Args,
+    args::Place,
     exit::{Exit, Result},
 };
 
@@ -294,14 +294,14 @@ impl Settings {
     ///
     /// # Errors
     /// Whatever [`config::load`] complains of; what no node could run with; no home directory.
-    pub fn load(args: &Args, flags: &[Flag<'_>]) -> Result<Loaded<Self>> {
-        let data_dir = data_dir(args)?;
+    pub fn load(place: &Place, flags: &[Flag<'_>]) -> Result<Loaded<Self>> {
+        let data_dir = data_dir(place)?;
         let env = std::env::vars().filter(|(name, _)| name != "PARALLAX_DATA_DIR");
         let mut flags = flags.to_vec();
-        if let Some(given) = &args.data_dir {
+        if let Some(given) = &place.data_dir {
             flags.push(("--data-dir", "data_dir", given.display().to_string()));
         }
-        let loaded = config::load(&Self::defaults(data_dir), args.config.as_deref(), env, &flags);
+        let loaded = config::load(&Self::defaults(data_dir), place.config.as_deref(), env, &flags);
         let loaded = loaded.map_err(Exit::usage)?;
         loaded
             .settings
@@ -332,8 +332,8 @@ impl Settings {
 ///
 /// # Errors
 /// No home directory.
-pub fn data_dir(args: &Args) -> Result<PathBuf> {
-    if let Some(dir) = &args.data_dir {
+pub fn data_dir(place: &Place) -> Result<PathBuf> {
+    if let Some(dir) = &place.data_dir {
         return Ok(dir.clone());
     }
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());

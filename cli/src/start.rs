@@ -1,6 +1,6 @@
 //! `parallax start`: the life of a process that serves.
 
-use std::{io::Write, path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, pin::Pin, process::Stdio, sync::Arc, time::Duration};
 
 use parallax_control_plane::{Bounds, ControlPlane};
 use parallax_data_plane::DataPlane;
@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    args::{self, Args},
+    args::{self, Args, Place},
     exit::{Exit, Result},
     instance::{self, Addresses, Owned, authority_dir, local_tls},
     settings::{self, Settings},
@@ -32,12 +32,25 @@ const CERTIFICATES: Duration = Duration::from_secs(60);
 /// How long telemetry may take to be flushed at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Which parts a process holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Both,
-    ControlPlane,
-    DataPlane,
+/// Which planes a process holds. A program that only names [`Role::DATA_PLANE`] has no code of a control plane.
+#[derive(Clone, Copy)]
+pub struct Role {
+    control_plane: Option<StartControlPlane>,
+    pub(crate) data_plane: bool,
+}
+
+type StartControlPlane =
+    for<'a> fn(&'a Ground<'a>) -> Pin<Box<dyn Future<Output = Result<ControlPlane>> + Send + 'a>>;
+
+impl Role {
+    pub const BOTH: Self = Self { data_plane: true, ..Self::CONTROL_PLANE };
+    pub const CONTROL_PLANE: Self =
+        Self { control_plane: Some(|ground| Box::pin(control_plane(ground))), data_plane: false };
+    pub const DATA_PLANE: Self = Self { control_plane: None, data_plane: true };
+
+    pub(crate) fn control_plane(self) -> bool {
+        self.control_plane.is_some()
+    }
 }
 
 /// `parallax start`, to the end of the process's life.
@@ -46,22 +59,22 @@ pub enum Role {
 /// Settings, a port, a directory, a certificate or a store that cannot be used.
 pub async fn run(args: &Args, start: &args::Start) -> Result {
     let role = match (start.control_plane_only, start.data_plane_only) {
-        (true, _) => Role::ControlPlane,
-        (_, true) => Role::DataPlane,
-        _ => Role::Both,
+        (true, _) => Role::CONTROL_PLANE,
+        (_, true) => Role::DATA_PLANE,
+        _ => Role::BOTH,
     };
     if start.detached {
-        return detach(args, start, role).await;
+        return detach(&args.place, start, role).await;
     }
-    serve(args, &start.serve, role).await
+    serve(&args.place, &start.serve, role).await
 }
 
 /// `parallax control-plane` and `parallax data-plane`, and `parallax start` in the foreground.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn serve(args: &Args, serve: &args::Serve, role: Role) -> Result {
-    let mut loaded = Settings::load(args, &serve.flags())?;
+pub async fn serve(place: &Place, serve: &args::Serve, role: Role) -> Result {
+    let mut loaded = Settings::load(place, &serve.flags())?;
     let telemetry = telemetry(&loaded.settings)?;
     let stop = shutdown_signal()?;
     let mut hangup = catch(SignalKind::hangup())?;
@@ -76,7 +89,7 @@ pub async fn serve(args: &Args, serve: &args::Serve, role: Role) -> Result {
                 said = true;
                 say(format_args!("ready (process {})", planes.addresses.pid));
             }
-            _ = hangup.recv() => planes.reload(&mut loaded, Settings::load(args, &serve.flags())),
+            _ = hangup.recv() => planes.reload(&mut loaded, Settings::load(place, &serve.flags())),
         }
     }
     info!("stopping");
@@ -105,7 +118,11 @@ impl Planes {
         let env = System::shared();
         let life = Lifecycle::new();
         let reload = Arc::new(Notify::new());
-        let (addresses, data_plane) = match planes(&settings, role, &env, &life, &reload).await {
+        let (stores, certificates) =
+            (Stores::new(env.clone(), life.clone()), Certificates::open(&settings, env.clone())?);
+        let ground =
+            Ground { settings: &settings, role, env, life: &life, reload: &reload, stores, certificates };
+        let (addresses, data_plane) = match planes(&ground).await {
             Ok(started) => started,
             Err(exit) => {
                 life.drain(settings.drain()).await;
@@ -156,80 +173,28 @@ impl Planes {
     }
 }
 
-async fn planes(
-    settings: &Settings,
+/// What the planes of a process have in common.
+struct Ground<'a> {
+    settings: &'a Settings,
     role: Role,
-    env: &Arc<dyn Env>,
-    life: &Lifecycle,
-    reload: &Arc<Notify>,
-) -> Result<(Addresses, Option<DataPlane>)> {
-    let stores = Stores::new(env.clone(), life.clone());
-    let open_failed = |e: parallax_runtime::store::StoreError| Exit::usage(e);
-    let certificates = Certificates::open(settings, env.clone())?;
+    env: Arc<dyn Env>,
+    life: &'a Lifecycle,
+    reload: &'a Arc<Notify>,
+    stores: Stores,
+    certificates: Certificates,
+}
+
+async fn planes(ground: &Ground<'_>) -> Result<(Addresses, Option<DataPlane>)> {
     let mut addresses =
         Addresses { pid: std::process::id(), http: None, grpc: None, data_plane: None, admin: None };
     let (mut control_plane, mut data_plane) = (None, None);
-    if role != Role::DataPlane {
-        let config = parallax_control_plane::Config {
-            grpc: settings.control_plane.grpc,
-            http: settings.control_plane.http,
-            local: settings.control_plane.local,
-            patterns: Some(&settings.control_plane.patterns).filter(|dir| !dir.is_empty()).map(Into::into),
-            bounds: Bounds {
-                run_timeout: Duration::from_secs(settings.control_plane.run_timeout_seconds),
-                call_timeout: Duration::from_secs(settings.control_plane.call_timeout_seconds),
-                runs_at_once: settings.control_plane.max_runs.get(),
-                runs_waiting: settings.control_plane.max_queued_runs,
-                owner_ttl: Duration::from_secs(settings.control_plane.owner_ttl_seconds.get()),
-            },
-            advertise: Some(settings.control_plane.advertise.clone())
-                .filter(|advertise| !advertise.is_empty()),
-            private_webhooks: settings.control_plane.local || settings.control_plane.webhook_private_networks,
-            nodes_wanted: usize::from(role == Role::Both),
-        };
-        let tls = certificates.load(Kind::ControlPlane, "control-plane", life, reload)?;
-        let registry =
-            stores.registry(&settings.store_url(&settings.stores.registry)).await.map_err(open_failed)?;
-        let runs = stores.runs(&settings.store_url(&settings.stores.runs)).await.map_err(open_failed)?;
-        let plane =
-            ControlPlane::start(config, tls, env.clone(), registry, runs, life).await.map_err(Exit::usage)?;
+    if let Some(start) = ground.role.control_plane {
+        let plane = start(ground).await?;
         (addresses.http, addresses.grpc) = (Some(plane.http), Some(plane.grpc));
         control_plane = Some(plane);
     }
-    if role != Role::ControlPlane {
-        let own = &settings.data_plane;
-        let named = own.control_plane.split(',').map(str::trim).filter(|named| !named.is_empty());
-        let mut control_planes: Vec<_> = named.map(str::to_owned).collect();
-        if control_planes.is_empty() {
-            // This process's, one that runs in the same directory, or where the settings have it.
-            let beside = || instance::running(&settings.data_dir).iter().find_map(|found| found.grpc);
-            let grpc = addresses.grpc.or_else(beside).unwrap_or(settings.control_plane.grpc);
-            control_planes.push(grpc.to_string());
-        }
-        let defaults = own.over(parallax_data_plane::Config::default());
-        let node_id =
-            if role == Role::Both { "data-plane".to_owned() } else { format!("data-plane-{}", env.id()) };
-        let tls = certificates.load(Kind::DataPlane, &node_id, life, reload)?;
-        // A certificate that was given names the node.
-        let node_id = tls.identity().id;
-        let config = parallax_data_plane::Config {
-            node_id,
-            grpc: own.grpc,
-            admin: own.admin,
-            advertise: Some(own.advertise.clone()).filter(|advertise| !advertise.is_empty()),
-            control_planes,
-            plaintext: if settings.control_plane.local { Plaintext::Loopback } else { Plaintext::Refuse },
-            workers: match (own.workers, role) {
-                (0, Role::Both) => 1,
-                (0, _) => defaults.workers,
-                (workers, _) => workers,
-            },
-            drain: settings.drain(),
-            ..defaults
-        };
-        let confidence =
-            stores.confidence(&settings.store_url(&settings.stores.confidence)).await.map_err(open_failed)?;
-        let plane = DataPlane::bind(config, tls, env.clone(), confidence, life).await.map_err(Exit::usage)?;
+    if ground.role.data_plane {
+        let plane = self::data_plane(ground, addresses.grpc).await?;
         (addresses.data_plane, addresses.admin) = (Some(plane.grpc_addr()), Some(plane.admin_addr()));
         data_plane = Some(plane);
     }
@@ -240,6 +205,70 @@ async fn planes(
         return Err(Exit::failed(format!("not ready after {PATIENCE:?}; still waiting for: {waiting}")));
     }
     Ok((addresses, data_plane))
+}
+
+async fn control_plane(ground: &Ground<'_>) -> Result<ControlPlane> {
+    let Ground { settings, role, env, life, reload, stores, certificates } = ground;
+    let own = &settings.control_plane;
+    let config = parallax_control_plane::Config {
+        grpc: own.grpc,
+        http: own.http,
+        local: own.local,
+        patterns: Some(&own.patterns).filter(|dir| !dir.is_empty()).map(Into::into),
+        bounds: Bounds {
+            run_timeout: Duration::from_secs(own.run_timeout_seconds),
+            call_timeout: Duration::from_secs(own.call_timeout_seconds),
+            runs_at_once: own.max_runs.get(),
+            runs_waiting: own.max_queued_runs,
+            owner_ttl: Duration::from_secs(own.owner_ttl_seconds.get()),
+        },
+        advertise: Some(own.advertise.clone()).filter(|advertise| !advertise.is_empty()),
+        private_webhooks: own.local || own.webhook_private_networks,
+        nodes_wanted: usize::from(role.data_plane),
+    };
+    let tls = certificates.load(Kind::ControlPlane, "control-plane", life, reload)?;
+    let registry = stores.registry(&settings.store_url(&settings.stores.registry)).await;
+    let runs = stores.runs(&settings.store_url(&settings.stores.runs)).await;
+    let (registry, runs) = (registry.map_err(Exit::usage)?, runs.map_err(Exit::usage)?);
+    ControlPlane::start(config, tls, env.clone(), registry, runs, life).await.map_err(Exit::usage)
+}
+
+/// Follows the control plane of this process, if there is one at `beside`.
+async fn data_plane(ground: &Ground<'_>, beside: Option<SocketAddr>) -> Result<DataPlane> {
+    let Ground { settings, role, env, life, reload, stores, certificates } = ground;
+    let own = &settings.data_plane;
+    let named = own.control_plane.split(',').map(str::trim).filter(|named| !named.is_empty());
+    let mut control_planes: Vec<_> = named.map(str::to_owned).collect();
+    if control_planes.is_empty() {
+        // This process's, one that runs in the same directory, or where the settings have it.
+        let running = || instance::running(&settings.data_dir).iter().find_map(|found| found.grpc);
+        let grpc = beside.or_else(running).unwrap_or(settings.control_plane.grpc);
+        control_planes.push(grpc.to_string());
+    }
+    let defaults = own.over(parallax_data_plane::Config::default());
+    let alone = !role.control_plane();
+    let node_id = if alone { format!("data-plane-{}", env.id()) } else { "data-plane".to_owned() };
+    let tls = certificates.load(Kind::DataPlane, &node_id, life, reload)?;
+    // A certificate that was given names the node.
+    let node_id = tls.identity().id;
+    let config = parallax_data_plane::Config {
+        node_id,
+        grpc: own.grpc,
+        admin: own.admin,
+        advertise: Some(own.advertise.clone()).filter(|advertise| !advertise.is_empty()),
+        control_planes,
+        plaintext: if settings.control_plane.local { Plaintext::Loopback } else { Plaintext::Refuse },
+        workers: match own.workers {
+            0 if alone => defaults.workers,
+            0 => 1,
+            workers => workers,
+        },
+        drain: settings.drain(),
+        ..defaults
+    };
+    let confidence = stores.confidence(&settings.store_url(&settings.stores.confidence)).await;
+    let confidence = confidence.map_err(Exit::usage)?;
+    DataPlane::bind(config, tls, env.clone(), confidence, life).await.map_err(Exit::usage)
 }
 
 /// Where a process's certificates come from.
@@ -343,12 +372,12 @@ pub fn shutdown_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// The same command without `-d`, on its own, until it is ready.
-async fn detach(args: &Args, start: &args::Start, role: Role) -> Result {
-    let data_dir = Settings::load(args, &start.serve.flags())?.settings.data_dir;
+async fn detach(place: &Place, start: &args::Start, role: Role) -> Result {
+    let data_dir = Settings::load(place, &start.serve.flags())?.settings.data_dir;
     if instance::is_occupied(&data_dir, role) {
         return Err(instance::occupied(&data_dir));
     }
-    let log_file = data_dir.join(if role == Role::DataPlane { "data-plane.log" } else { "parallax.log" });
+    let log_file = data_dir.join(if role.control_plane() { "parallax.log" } else { "data-plane.log" });
     let unusable = |e| instance::unusable(&data_dir, &e);
     instance::make_private(&data_dir).map_err(unusable)?;
     let log = std::fs::File::create(&log_file).map_err(unusable)?;
@@ -374,9 +403,9 @@ async fn detach(args: &Args, start: &args::Start, role: Role) -> Result {
     match tokio::time::timeout(PATIENCE, up).await {
         Ok(Ok(addresses)) => {
             print_addresses(&addresses);
-            match (role, addresses.admin) {
+            match (role.control_plane(), addresses.admin) {
                 // It may have to wait for its control plane.
-                (Role::DataPlane, Some(admin)) => say(format_args!(
+                (false, Some(admin)) => say(format_args!(
                     "started (process {}); http://{admin}/readyz says when it is ready",
                     addresses.pid
                 )),

@@ -87,7 +87,7 @@ impl Caller {
         // Why another is asked, and whose budget pays for that.
         let mut last: Option<(Failed, Arc<Shared>)> = None;
         loop {
-            let (call, group) = match (self.begin(ask, &tried), last.take()) {
+            let (call, group) = match (self.begin(ask, &tried, false), last.take()) {
                 (Ok(begun), None) => begun,
                 (Ok(begun), Some(_)) => {
                     self.metrics.retries.inc();
@@ -250,7 +250,8 @@ impl Caller {
         }
     }
 
-    /// The second call, if there is somebody who has the room for it, and the budget allows it.
+    /// The second call, if there is somebody who has room to spare for it, and the budget allows it: where there is
+    /// more to do than can be done, asking twice makes everybody wait.
     fn hedge(
         self: &Rc<Self>,
         ask: &Ask<'_>,
@@ -261,18 +262,20 @@ impl Caller {
         if !sent.upload.shareable() || !group.hedge(Instant::now()) {
             return None;
         }
-        let begun = self.begin(ask, tried).ok();
+        let begun = self.begin(ask, tried, true).ok();
         if begun.is_none() {
             group.hedges.give_back();
         }
         begun.map(|(call, _)| call)
     }
 
-    /// Chooses an agent that was not yet tried and lets the call in; its group, if there are others in it.
+    /// Chooses an agent that was not yet tried and lets the call in; its group, if there are others in it. An `extra`
+    /// call goes only where there is room to spare.
     fn begin(
         self: &Rc<Self>,
         ask: &Ask<'_>,
         tried: &[Arc<Entry>],
+        extra: bool,
     ) -> Result<(Call, Option<Arc<Shared>>), Failure> {
         let now = if tried.is_empty() { ask.started } else { Instant::now() };
         let tenant = ask.tenant;
@@ -299,7 +302,7 @@ impl Caller {
                 let group = agents
                     .and_then(|tenant| tenant.capabilities.get(capability))
                     .ok_or_else(|| Failure::no_capability(tenant, capability, known()))?;
-                let (entry, passes) = self.enter(group, ask, tried, now).ok_or_else(|| {
+                let (entry, passes) = self.enter(group, ask, tried, extra, now).ok_or_else(|| {
                     let count = group.members.len();
                     let who = || format!("the {count} agents with the capability \"{capability}\"");
                     self.refusal(&group.members, ask.pattern, now, tried, who)
@@ -315,6 +318,7 @@ impl Caller {
         group: &'a Group,
         ask: &Ask<'_>,
         tried: &[Arc<Entry>],
+        extra: bool,
         now: Instant,
     ) -> Option<(&'a Arc<Entry>, Passes)> {
         let members = &group.members;
@@ -326,8 +330,13 @@ impl Caller {
                 .get_or_init(|| outlier::readmitted(&members.iter().map(standing).collect::<Vec<_>>()));
             places.iter().any(|place| Arc::ptr_eq(&members[*place], entry))
         };
+        // Looked for when one is met that has more to do than is known to be well.
+        let largest = OnceCell::new();
+        let largest =
+            || *largest.get_or_init(|| members.iter().filter_map(|m| m.vitals.tested_limit()).max());
         let admits = |entry: &Arc<Entry>| {
-            entry.vitals.has_room()
+            entry.vitals.has_room_beside(largest)
+                && (!extra || entry.vitals.has_room_to_spare())
                 && !tried.iter().any(|tried| Arc::ptr_eq(tried, entry))
                 && match standing(entry) {
                     Standing::Admitted => true,

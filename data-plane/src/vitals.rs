@@ -95,6 +95,27 @@ impl Vitals {
         self.in_flight() < self.limit.get()
     }
 
+    /// The same for one of several. When others have no room, one whose limit has never been tested would be sent all
+    /// that they are not: it is sent no more than the largest limit that has been, if any, or than it has shown that it
+    /// can do.
+    pub(crate) fn has_room_beside(&self, largest: impl Fn() -> Option<usize>) -> bool {
+        let in_flight = self.in_flight();
+        in_flight < self.limit.get()
+            && (self.limit.tested().is_some()
+                || in_flight < self.limit.untested()
+                || largest().is_none_or(|largest| in_flight < largest))
+    }
+
+    /// Whether it has as much room again: an extra call then takes nobody's.
+    pub(crate) fn has_room_to_spare(&self) -> bool {
+        2 * self.in_flight() < self.limit.get()
+    }
+
+    /// Its limit, if it has been tested.
+    pub(crate) fn tested_limit(&self) -> Option<usize> {
+        self.limit.tested()
+    }
+
     /// Lets a call for a pattern (none when empty) through the breakers, or says how long to wait before asking
     /// again. The passes go back by [`Vitals::settle`], whatever happens.
     pub(crate) fn enter(&self, pattern: &str, now: Instant) -> Result<Passes, Duration> {
@@ -218,7 +239,9 @@ impl Vitals {
             (Verdict::Sick, CallOutcome::DeadlineExceeded) => {
                 self.limit.too_late(in_flight, self.millis(now));
             }
-            (_, CallOutcome::Answered) if work => self.limit.answered(ahead, took, self.millis(now)),
+            (_, CallOutcome::Answered) if work => {
+                self.limit.answered(ahead, in_flight - 1, took, self.millis(now));
+            }
             _ => {}
         }
         if let Some(confidence) = confidence {
@@ -249,12 +272,17 @@ impl Vitals {
     }
 
     /// What the next call costs here: how long calls took in the mean, in microseconds, times those in flight,
-    /// other nodes' too where the agent says so; 0 when nothing is known.
+    /// other nodes' too where the agent says so; 0 when nothing is known. One that works and has not answered yet may
+    /// hang: until it has, it is expected never to (Finagle's `penalty`).
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn expected_mean(&self, now: Instant) -> f64 {
         let latency = f64::from_bits(self.latency.load(Relaxed));
         let reported = self.load.report(now).map_or(0.0, |report| f64::from(report.in_flight));
-        if latency.is_nan() { 0.0 } else { latency * (reported.max(self.in_flight() as f64) + 1.0) }
+        match self.in_flight() {
+            0 if latency.is_nan() => 0.0,
+            _ if latency.is_nan() => f64::INFINITY,
+            in_flight => latency * (reported.max(in_flight as f64) + 1.0),
+        }
     }
 
     /// Whether a missed deadline is no failure of the agent's, or a caller in a hurry could have it ejected for
@@ -381,6 +409,41 @@ mod tests {
     use parallax_telemetry::{Registry, metrics::DataPlaneMetrics};
 
     use super::*;
+
+    #[test]
+    fn one_that_works_and_has_never_answered_is_expected_not_to() {
+        let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
+        let (now, config) = (Instant::now(), Current::default());
+        let vitals = Vitals::new(&config, metrics, now);
+        assert_eq!(vitals.expected_mean(now), 0.0, "it is tried");
+        let ahead = vitals.call_began();
+        assert_eq!(vitals.expected_mean(now), f64::INFINITY);
+        let (outcome, took) = (CallOutcome::Answered, Duration::from_millis(1));
+        let ended = Ended { outcome, verdict: Verdict::Well, confidence: None, took, work: true };
+        vitals.call_ended(ahead, &ended, now);
+        assert_eq!(vitals.expected_mean(now), 1000.0);
+    }
+
+    #[test]
+    fn one_that_was_never_tested_is_trusted_as_far_as_others_or_as_it_has_shown() {
+        let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
+        let (begun, config) = (Instant::now(), Current::default());
+        let vitals = Vitals::new(&config, metrics, begun);
+        let ahead: Vec<_> = (0..40).map(|_| vitals.call_began()).collect();
+        assert!(vitals.has_room_beside(|| None), "nobody has been tested");
+        assert!(!vitals.has_room_beside(|| Some(40)) && vitals.has_room_beside(|| Some(41)));
+        let (outcome, took) = (CallOutcome::Answered, Duration::from_millis(100));
+        let ended = Ended { outcome, verdict: Verdict::Well, confidence: None, took, work: true };
+        ahead.iter().for_each(|ahead| vitals.call_ended(*ahead, &ended, begun + Duration::from_millis(200)));
+        // All took as long as those that were alone: it has no queue with forty.
+        (0..59).for_each(|_| _ = vitals.call_began());
+        assert!(vitals.has_room_beside(|| Some(4)));
+        vitals.call_began();
+        assert!(!vitals.has_room_beside(|| Some(4)));
+        assert!(vitals.has_room_to_spare());
+        (60..500).for_each(|_| _ = vitals.call_began());
+        assert!(!vitals.has_room_to_spare() && vitals.has_room(), "half of the limit is taken");
+    }
 
     #[test]
     fn a_hurried_caller_makes_an_agent_neither_fast_nor_sick() {

@@ -41,9 +41,10 @@ impl Ask {
     pub fn new(task: &str, size: usize, capability: &str, secure: bool) -> Self {
         let mut message = AgentRequest { task_id: task.to_owned(), ..Default::default() };
         message.task_description = "x".repeat(size.saturating_sub(task.len() + 5 + 2 + 3));
-        let (method, messages) = match task.strip_prefix("stream:") {
-            Some(n) => ("StreamAnalyze", n.parse().expect("a number")),
-            None => ("Analyze", 1),
+        let (method, messages) = match (task, task.strip_prefix("stream:")) {
+            (_, Some(n)) => ("StreamAnalyze", n.parse().expect("a number")),
+            ("hold", None) => ("StreamAnalyze", 0),
+            _ => ("Analyze", 1),
         };
         let uri = Uri::builder()
             .scheme(if secure { Scheme::HTTPS } else { Scheme::HTTP })

@@ -201,11 +201,15 @@ impl Stage {
         let tls = format!("[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n", files.ca, files.cert, files.key);
         let config = home.join("parallax.toml");
         std::fs::write(&config, format!("{settings}{tls}"))?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_parallax"));
-        command.arg(role).arg("--data-dir").arg(&home).arg("--config").arg(&config);
+        let (program, role) = match kind {
+            Kind::DataPlane => (env!("CARGO_BIN_EXE_parallax-data-plane"), None),
+            _ => (env!("CARGO_BIN_EXE_parallax"), Some(role)),
+        };
+        let mut command = Command::new(program);
+        command.args(role).arg("--data-dir").arg(&home).arg("--config").arg(&config);
         let mut process = Process::start(&mut command, &home.join("log"))?;
         let lines =
-            process.lines_until("ready").map_err(|e| format!("{role}: {e}; see {}", home.display()))?;
+            process.lines_until("ready").map_err(|e| format!("{program}: {e}; see {}", home.display()))?;
         Ok((process, Addresses(lines)))
     }
 

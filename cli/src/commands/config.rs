@@ -9,7 +9,7 @@ use crate::{
 
 pub(super) fn run(args: &Args, command: &Config) -> Result {
     let Config::Show = command;
-    let loaded = Settings::load(args, &[])?;
+    let loaded = Settings::load(&args.place, &[])?;
     for (key, (value, origin)) in &loaded.origins {
         print(format_args!("{key} = {value}  # {origin}"));
     }

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use super::print;
 use crate::{
     api::Api,
-    args::{Args, Serve},
+    args::{Args, Place, Serve},
     exit::{Exit, Result},
     render::{confidence, short, value},
     settings::Settings,
@@ -47,7 +47,7 @@ pub(super) async fn run(args: &Args, keep: bool) -> Result {
         };
         ports.flags()
     };
-    let mut settings = Settings::load(args, &flags)?.settings;
+    let mut settings = Settings::load(&args.place, &flags)?.settings;
     if !keep {
         scratch.path().clone_into(&mut settings.data_dir);
     }
@@ -57,15 +57,14 @@ pub(super) async fn run(args: &Args, keep: bool) -> Result {
     let _telemetry = telemetry(&settings)?;
     let signals = shutdown_signal()?;
     let data_dir = settings.data_dir.clone();
-    let planes = Planes::start(settings, Role::Both).await?;
+    let planes = Planes::start(settings, Role::BOTH).await?;
     let registry = planes.addresses.grpc.expect("both planes run").to_string();
     let agents = Kind::ALL.map(|kind| spawn(kind, &registry, &data_dir));
     let shown = async {
         let agents = agents.into_iter().collect::<Result<Vec<Child>>>()?;
         let url = format!("https://{}", planes.addresses.http.expect("both planes run"));
         let args = Args {
-            data_dir: Some(data_dir.clone()),
-            config: None,
+            place: Place { data_dir: Some(data_dir.clone()), config: None },
             api_url: Some(url),
             command: crate::args::Command::Stop,
         };

@@ -22,7 +22,7 @@ pub(super) async fn run(args: &Args, command: &Prism) -> Result {
     match command {
         Prism::Test { file } => check::run(file),
         Prism::Run(options) => run::run(options).await,
-        Prism::Repl => repl::run(&settings::data_dir(args)?.join(HISTORY)).await,
+        Prism::Repl => repl::run(&settings::data_dir(&args.place)?.join(HISTORY)).await,
         Prism::Fmt(options) => fmt::run(options),
         Prism::Lsp => lsp::run(),
     }

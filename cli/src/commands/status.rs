@@ -26,7 +26,7 @@ pub(super) async fn run(args: &Args, as_json: bool) -> Result {
             "byCapability": agents["byCapability"],
             "dataPlaneNodes": nodes["nodes"],
             "runsRunning": running["total"],
-            "instance": instance::running(&settings::data_dir(args)?).first(),
+            "instance": instance::running(&settings::data_dir(&args.place)?).first(),
         })));
     } else {
         print(format_args!(

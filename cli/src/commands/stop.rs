@@ -15,7 +15,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: &Args) -> Result {
-    let dir = settings::data_dir(args)?;
+    let dir = settings::data_dir(&args.place)?;
     let running = instance::running(&dir);
     if running.is_empty() {
         return Err(Exit::new(Code::NotRunning, format!("no instance runs in {}", dir.display())));

@@ -62,7 +62,7 @@ async fn settings_cache_a_capability_and_give_its_fallbacks() {
     let load = |text: &str| {
         std::fs::write(&file, text).unwrap();
         let typed = args(dir.path(), &["--config", file.to_str().unwrap(), "status"]);
-        Settings::load(&typed, &[]).map(|loaded| loaded.settings.data_plane).map_err(|e| e.message)
+        Settings::load(&typed.place, &[]).map(|loaded| loaded.settings.data_plane).map_err(|e| e.message)
     };
     let set = load(
         r#"

@@ -21,7 +21,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{program::parallax, world::soon};
+use crate::{program, world::soon};
 
 /// A process of the cluster.
 pub(crate) struct Process {
@@ -121,9 +121,18 @@ impl Cluster {
         let tls = format!("[tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n");
         let config = dir.join("parallax.toml");
         std::fs::write(&config, format!("{settings}\n{tls}")).unwrap();
-        let role = if kind == Kind::ControlPlane { "control-plane" } else { "data-plane" };
-        Process::start(dir.join("log"), move || parallax(&dir, &[role, "--config", config.to_str().unwrap()]))
-            .await
+        let (program, role) = match kind {
+            Kind::ControlPlane => (env!("CARGO_BIN_EXE_parallax"), Some("control-plane")),
+            // The same as `parallax data-plane`.
+            _ => (env!("CARGO_BIN_EXE_parallax-data-plane"), None),
+        };
+        let log = dir.join("log");
+        let start = move || {
+            let mut command = program::command(program, &dir);
+            command.args(role).arg("--config").arg(&config);
+            command
+        };
+        Process::start(log, start).await
     }
 
     /// One request to one replica; an error is a connection that broke, or what is not JSON.

@@ -13,8 +13,14 @@ use crate::world::soon;
 
 /// `parallax --data-dir DIR …`, with nothing of this process's environment.
 pub(crate) fn parallax(data_dir: &Path, rest: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_parallax"));
-    command.env_clear().arg("--data-dir").arg(data_dir).args(rest).stdin(Stdio::null()).kill_on_drop(true);
+    let mut command = command(env!("CARGO_BIN_EXE_parallax"), data_dir);
+    command.args(rest);
+    command
+}
+
+pub(crate) fn command(program: &str, data_dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().arg("--data-dir").arg(data_dir).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 

@@ -59,14 +59,14 @@ impl World {
         let ports = ["--http", "--grpc", "--data-plane-grpc", "--data-plane-admin"];
         let typed = args(dir.path(), &[&["start"][..], &ports.map(|port| [port, "0"]).concat()].concat());
         let Command::Start(start) = &typed.command else { unreachable!("it was typed") };
-        let mut settings = Settings::load(&typed, &start.serve.flags()).unwrap().settings;
+        let mut settings = Settings::load(&typed.place, &start.serve.flags()).unwrap().settings;
         for store in
             [&mut settings.stores.registry, &mut settings.stores.runs, &mut settings.stores.confidence]
         {
             "memory:".clone_into(store);
         }
         change(&mut settings);
-        let planes = Planes::start(settings, Role::Both).await.unwrap();
+        let planes = Planes::start(settings, Role::BOTH).await.unwrap();
         let authority = Authority::open_existing(&dir.path().join("ca"), System.system_time()).unwrap();
         Self { planes, authority, dir }
     }

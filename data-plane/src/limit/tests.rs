@@ -51,7 +51,12 @@ impl World {
     }
 
     fn run(&mut self, seconds: u64) -> &mut Self {
-        let end = self.now + seconds * 1_000_000;
+        self.run_for(Duration::from_secs(seconds))
+    }
+
+    #[allow(clippy::cast_possible_truncation)]
+    fn run_for(&mut self, time: Duration) -> &mut Self {
+        let end = self.now + time.as_micros() as u64;
         self.answered = 0;
         while let Some(Reverse((at, event))) = self.events.pop() {
             if at > end {
@@ -72,7 +77,7 @@ impl World {
                     self.in_flight -= 1;
                     self.serving -= 1;
                     self.answered += 1;
-                    self.limit.answered(ahead, Duration::from_micros(at - since), at / 1000);
+                    self.limit.answered(ahead, self.in_flight, Duration::from_micros(at - since), at / 1000);
                     self.events.push(Reverse((at, Event::Ask { caller })));
                 }
             }
@@ -204,6 +209,17 @@ async fn a_queue_of_a_few_milliseconds_is_none() {
     world.run(5);
     world.service = |random| 250 + random.random() % 100;
     within(&world.limits(30), 16..=1000);
+}
+
+/// Of two hundred calls a second an agent can do forty.
+#[tokio::test(start_paused = true)]
+async fn one_that_fills_up_is_found_out_by_its_first_answers() {
+    let mut world = World::new(8, 0, |random| 20 * steady(random));
+    for tenths in 1..=30 {
+        world.callers(20 * tenths).run_for(Duration::from_millis(100));
+        assert!(world.in_flight <= 120, "{}", world.in_flight);
+    }
+    within(&[world.in_flight, world.limit.get()], 8..=40);
 }
 
 #[test]
