@@ -32,7 +32,7 @@ const CERTIFICATES: Duration = Duration::from_secs(60);
 /// How long telemetry may take to be flushed at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Which planes a process holds. A program that only names [`Role::DATA_PLANE`] has no code of a control plane.
+/// Which planes a process holds. A program that only names [`Role::DATA_PLANE`] does not link what starts the other.
 #[derive(Clone, Copy)]
 pub struct Role {
     control_plane: Option<StartControlPlane>,

@@ -246,7 +246,7 @@ pub(crate) fn hot_cold(probed: &[Probed]) -> Option<usize> {
 pub(crate) struct Prospect {
     /// 0 to 1.
     pub(crate) quality: f64,
-    /// Expected, any unit; 0 when nothing is known, infinite when nothing has come yet of what it was asked.
+    /// Expected, any unit; 0 when nothing is known.
     pub(crate) delay: f64,
     /// Any unit; 0 when it states none.
     pub(crate) cost: f64,
@@ -255,17 +255,13 @@ pub(crate) struct Prospect {
 /// The index of the one that promises most.
 pub(crate) fn most_promising(prospects: &[Prospect], balance: &Balance) -> Option<usize> {
     let mean = |of: fn(&Prospect) -> f64| {
-        let known = prospects.iter().map(of).filter(|n| *n > 0.0 && n.is_finite());
+        let known = prospects.iter().map(of).filter(|n| *n > 0.0);
         let (sum, count) = known.fold((0.0, 0.0), |(sum, count), n| (sum + n, count + 1.0));
         sum / f64::max(count, 1.0)
     };
     let (delay, cost) = (mean(|p| p.delay), mean(|p| p.cost));
     // From 0 for nothing over 1/2 for the mean to 1 for infinity; what is not known counts as nothing.
-    let share = |n: f64, mean: f64| match n {
-        0.0 => 0.0,
-        f64::INFINITY => 1.0,
-        _ => n / (n + mean),
-    };
+    let share = |n: f64, mean: f64| if n > 0.0 { n / (n + mean) } else { 0.0 };
     let promise = |p: &Prospect| {
         p.quality - balance.latency_weight * share(p.delay, delay) - balance.cost_weight * share(p.cost, cost)
     };
@@ -372,13 +368,6 @@ mod tests {
         );
         assert_eq!(best(&[p(0.8, 50.0, 9.0), p(0.8, 50.0, 1.0)]), 1);
         assert_eq!(best(&[p(0.8, 50.0, 0.0), p(0.8, 0.0, 0.0)]), 1, "one that is new is tried");
-        let never = f64::INFINITY;
-        assert_eq!(
-            best(&[p(0.8, never, 0.0), p(0.8, 50.0, 0.0), p(0.8, 60.0, 0.0)]),
-            1,
-            "and tells the others apart"
-        );
-        assert_eq!(best(&[p(0.8, never, 0.0), p(0.8, never, 0.0)]), 1);
         assert_eq!(most_promising(&[], &Balance::default()), None);
     }
 

@@ -77,7 +77,7 @@ impl Call {
         passes: Passes,
         now: Instant,
     ) -> Self {
-        let ahead = entry.vitals.call_began();
+        let ahead = entry.vitals.call_began(now);
         ask.asked.replace(Some(entry.clone()));
         let timeout = ask.timeout.unwrap_or_else(|| caller.config.now().default_deadline);
         Self {

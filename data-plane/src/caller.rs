@@ -330,10 +330,11 @@ impl Caller {
                 .get_or_init(|| outlier::readmitted(&members.iter().map(standing).collect::<Vec<_>>()));
             places.iter().any(|place| Arc::ptr_eq(&members[*place], entry))
         };
-        // Looked for when one is met that has more to do than is known to be well.
+        // Likewise when one is met that has more to do than it has shown that it can.
         let largest = OnceCell::new();
-        let largest =
-            || *largest.get_or_init(|| members.iter().filter_map(|m| m.vitals.tested_limit()).max());
+        let admitted = |entry: &&Arc<Entry>| standing(entry) == Standing::Admitted;
+        let tested = || members.iter().filter(admitted).filter_map(|entry| entry.vitals.tested_limit()).max();
+        let largest = || *largest.get_or_init(tested);
         let admits = |entry: &Arc<Entry>| {
             entry.vitals.has_room_beside(largest)
                 && (!extra || entry.vitals.has_room_to_spare())

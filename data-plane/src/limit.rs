@@ -17,7 +17,7 @@
 
 use std::{
     sync::atomic::{
-        AtomicU32, AtomicU64, AtomicUsize,
+        AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
         Ordering::{AcqRel, Relaxed},
     },
     time::Duration,
@@ -58,13 +58,12 @@ const SAMPLES: u64 = 32;
 const LOADED: u64 = 16;
 /// Calls that met few others that make one, and that make the first one.
 const LIGHT: u64 = 16;
-const FIRST: u64 = 4;
-/// The least that the gradient can be in one move, and what it is when all calls met few others.
-const STEEPEST: f64 = 0.5;
+const FIRST: u64 = 1;
+/// The least that the gradient can be in one move, what is too steep for chance wherever the limit is, and what it is
+/// when all calls met few others.
+const STEEPEST: f64 = 0.2;
+const STEEP: f64 = 0.5;
 const GROWTH: f64 = 1.5;
-/// Times what an agent does at its rate in its unloaded latency: in flight are more only if they wait, however long
-/// its tails.
-const CROWDED: f64 = 5.0;
 /// Weight of the newest interval in the unloaded latency: usually, and when it was looked for.
 const WEIGHT: (f64, f64) = (0.2, 0.7);
 /// What is left of the limit after a call was turned away or too late. Netflix's `backoffRatio`.
@@ -87,15 +86,15 @@ pub(crate) struct Limit {
     /// The most in flight in this interval; and lately, falling by a tenth per interval.
     peak: AtomicUsize,
     crowd: AtomicUsize,
-    /// The most in flight in an interval without a queue.
+    /// The most in flight of which one was answered as if it were alone.
     proven: AtomicUsize,
     /// Logarithm of the microseconds; NaN before the first.
     unloaded: AtomicU64,
-    /// When the interval began, when the first loaded call of it was answered, and when the limit was last lowered;
-    /// milliseconds.
+    /// When the interval began, and when the limit was last lowered; milliseconds.
     began: AtomicU64,
-    loaded_since: AtomicU64,
     lowered: AtomicU64,
+    /// Whether a queue has been seen.
+    tested: AtomicBool,
     blind: AtomicU32,
     /// What to return to when the limit is quartered; 0 when it is not.
     held: AtomicU64,
@@ -114,8 +113,8 @@ impl Limit {
             proven: AtomicUsize::new(0),
             unloaded: bits(f64::NAN),
             began: AtomicU64::new(0),
-            loaded_since: AtomicU64::new(0),
             lowered: AtomicU64::new(0),
+            tested: AtomicBool::new(false),
             blind: AtomicU32::new(0),
             held: bits(0.0),
         }
@@ -132,14 +131,15 @@ impl Limit {
     }
 
     /// The limit, once a queue has been seen: until then it says nothing.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn tested(&self) -> Option<usize> {
-        (self.lowered.load(Relaxed) > 0).then(|| self.get())
+        self.tested.load(Relaxed).then(|| self.settled() as usize)
     }
 
-    /// The most that one is sent that has not been tested, when others are at their limits: half as much again as it
-    /// has shown that it can do.
+    /// What is safe to send while no queue has been seen: half as much again as it has shown that it can do.
     pub(crate) fn untested(&self) -> usize {
-        self.proven.load(Relaxed) * 3 / 2
+        let proven = self.proven.load(Relaxed);
+        (proven + proven.div_ceil(2)).max(self.limits().least as usize)
     }
 
     /// The unloaded latency, when it is known.
@@ -158,32 +158,30 @@ impl Limit {
     /// A call that began with so many in flight before it was answered, and so many still are. `now`: milliseconds of
     /// any clock.
     pub(crate) fn answered(&self, ahead: usize, in_flight: usize, took: Duration, now: u64) {
+        let (limits, proven) = (self.limits(), self.proven.load(Relaxed));
         let few = match get(&self.held) > 0.0 {
             true => self.get(),
-            // Until it is known how fast it can be, a crowd says nothing of what it can do.
-            false if get(&self.unloaded).is_nan() => 0,
-            false => self.crowd.load(Relaxed).max(self.peak.load(Relaxed)).min(self.get()) / FEW,
+            // A crowd that waits has not shown what can be done at once.
+            false => self.crowd.load(Relaxed).max(self.peak.load(Relaxed)).min(proven) / FEW,
         };
-        let limits = self.limits();
         let light = ahead < few.max(limits.least as usize);
+        let alone = |took| {
+            let unloaded = self.unloaded()?;
+            Some(took <= unloaded.mul_f64(limits.tolerance).max(unloaded + limits.slack))
+        };
+        if ahead >= proven && alone(took) == Some(true) {
+            self.proven.fetch_max(ahead + 1, Relaxed);
+        }
         // Who waited in a queue that the limit has been lowered for does not have it lowered again.
         let asked = now.saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         if !light && asked < self.lowered.load(Relaxed) {
             return;
         }
-        if in_flight == 0 {
-            // What comes after a rest is not of the same crowd.
-            self.loaded.take();
-        }
         let (counted, other) = if light { (&self.light, &self.loaded) } else { (&self.loaded, &self.light) };
         let count = counted.add(took);
-        if !light && count == 1 {
-            self.loaded_since.store(now, Relaxed);
-        }
-        let enough = count + other.count() >= SAMPLES || (!light && count >= LOADED);
         let interval = u64::try_from(limits.interval.as_millis()).unwrap_or(u64::MAX);
         let began = self.began.load(Relaxed);
-        if enough
+        if count + other.count() >= SAMPLES
             && now.saturating_sub(began) >= interval
             && self.began.compare_exchange(began, now, AcqRel, Relaxed).is_ok()
         {
@@ -216,6 +214,7 @@ impl Limit {
             && self.lowered.compare_exchange(last, now.max(1), AcqRel, Relaxed).is_ok()
         {
             set(&self.held, 0.0);
+            self.loaded.take();
             self.set(limit);
         }
     }
@@ -228,9 +227,10 @@ impl Limit {
         let before = get(&self.unloaded);
         // Too few to go by are kept for the next interval.
         let enough = if before.is_nan() { FIRST } else { LIGHT };
-        let lights = self.light.count();
-        let light = if lights >= enough { self.light.take() } else { None };
+        let light = if self.light.count() >= enough { self.light.take() } else { None };
         let loaded = self.loaded.take();
+        // Where it never has few, as with open streams, what it has must do for the first.
+        let light = light.or(loaded.filter(|_| before.is_nan()));
         let peak = self.peak.swap(in_flight, Relaxed);
         self.crowd.store(peak.max(self.crowd.load(Relaxed) * 9 / 10), Relaxed);
         if let Some((_, mean)) = light {
@@ -257,24 +257,16 @@ impl Limit {
             (Some((LOADED.., mean)), unloaded) => limits.tolerance * (unloaded - mean).exp2(),
             _ => f64::INFINITY,
         };
-        // What it works on and does not only hold, by Little's law, and generously.
-        let answers = lights + loaded.map_or(0, |(count, _)| count);
-        let seconds = now.saturating_sub(self.loaded_since.load(Relaxed)) as f64 / 1e3;
-        let at_work = CROWDED * answers as f64 / seconds * get(&self.unloaded).exp2() / 1e6;
         // With nothing that speaks against it, faster than by the headroom.
         let growth = if loaded.is_none() { GROWTH } else { steepness.clamp(STEEPEST, 1.0) };
+        let target = growth * used + used.sqrt() / 2.0;
         let near = used >= limit / 2.0;
-        if steepness >= 1.0 {
-            self.proven.fetch_max(peak, Relaxed);
-        }
         if steepness.is_nan() || steepness >= 1.0 {
-            self.set(if near { limit.max(growth * used + used.sqrt() / 2.0) } else { limit });
-        } else if near || used > at_work || (steepness < STEEPEST && answers >= SAMPLES) {
-            let used = used.min(at_work);
-            self.set(growth * used + used.sqrt() / 2.0);
-            if get(&self.limit) < limit {
-                self.lowered.store(now.max(1), Relaxed);
-            }
+            self.set(if near { limit.max(target) } else { limit });
+        } else if near || steepness < STEEP {
+            self.set(target);
+            self.tested.store(true, Relaxed);
+            self.lowered.store(now.max(1), Relaxed);
         }
 
         if used >= limit.floor() && light.is_none() {

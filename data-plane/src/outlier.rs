@@ -191,7 +191,7 @@ mod tests {
         let (vitals, now) = (vitals(snapshot, id), Instant::now());
         for _ in 0..calls {
             let passes = vitals.enter("", now).unwrap();
-            let ahead = vitals.call_began();
+            let ahead = vitals.call_began(now);
             let ended = Ended {
                 outcome: CallOutcome::Answered,
                 verdict: Verdict::Well,

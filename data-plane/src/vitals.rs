@@ -18,6 +18,7 @@ use crate::{
     limit::Limit,
     load::Load,
     outlier::Ejection,
+    tracker::micros,
 };
 
 /// Weight of the newest call in the moving average of latencies.
@@ -48,6 +49,8 @@ pub(crate) struct Vitals {
     latency: AtomicU64,
     /// The same of answers alone.
     answered: AtomicU64,
+    /// When it last began to have something to do; microseconds since the epoch.
+    busy_since: AtomicU64,
     /// Missed deadlines that were excused since the last answer.
     excused: AtomicU32,
     /// Until when it is ejected as slow (milliseconds since the epoch), and how often in a row it has been.
@@ -79,6 +82,7 @@ impl Vitals {
             confidence: AtomicU64::new(f64::NAN.to_bits()),
             latency: AtomicU64::new(f64::NAN.to_bits()),
             answered: AtomicU64::new(f64::NAN.to_bits()),
+            busy_since: AtomicU64::new(0),
             excused: AtomicU32::new(0),
             slow_until: AtomicU64::new(0),
             slow_times: AtomicU32::new(0),
@@ -95,9 +99,9 @@ impl Vitals {
         self.in_flight() < self.limit.get()
     }
 
-    /// The same for one of several. When others have no room, one whose limit has never been tested would be sent all
-    /// that they are not: it is sent no more than the largest limit that has been, if any, or than it has shown that it
-    /// can do.
+    /// The same for one of several. When others have no room, one that has never had a queue would be sent all that
+    /// they are not, however little it can do: it is sent no more than the `largest` limit of those that have, if any,
+    /// or half as much again as it has shown that it can do.
     pub(crate) fn has_room_beside(&self, largest: impl Fn() -> Option<usize>) -> bool {
         let in_flight = self.in_flight();
         in_flight < self.limit.get()
@@ -106,12 +110,12 @@ impl Vitals {
                 || largest().is_none_or(|largest| in_flight < largest))
     }
 
-    /// Whether it has as much room again: an extra call then takes nobody's.
+    /// Whether a quarter of its limit is free: an extra call then takes nobody's place.
     pub(crate) fn has_room_to_spare(&self) -> bool {
-        2 * self.in_flight() < self.limit.get()
+        4 * self.in_flight() < 3 * self.limit.get()
     }
 
-    /// Its limit, if it has been tested.
+    /// Its limit, if it has had a queue.
     pub(crate) fn tested_limit(&self) -> Option<usize> {
         self.limit.tested()
     }
@@ -217,8 +221,11 @@ impl Vitals {
     }
 
     /// A call began; how many were in flight before it.
-    pub(crate) fn call_began(&self) -> usize {
+    pub(crate) fn call_began(&self, now: Instant) -> usize {
         let ahead = self.in_flight.fetch_add(1, Relaxed);
+        if ahead == 0 {
+            self.busy_since.store(self.micros(now), Relaxed);
+        }
         self.metrics.in_flight.inc();
         self.limit.began(ahead);
         ahead
@@ -272,17 +279,19 @@ impl Vitals {
     }
 
     /// What the next call costs here: how long calls took in the mean, in microseconds, times those in flight,
-    /// other nodes' too where the agent says so; 0 when nothing is known. One that works and has not answered yet may
-    /// hang: until it has, it is expected never to (Finagle's `penalty`).
+    /// other nodes' too where the agent says so. One that has never answered has taken at least as long as it has been
+    /// at work; 0 when it is not.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn expected_mean(&self, now: Instant) -> f64 {
         let latency = f64::from_bits(self.latency.load(Relaxed));
         let reported = self.load.report(now).map_or(0.0, |report| f64::from(report.in_flight));
-        match self.in_flight() {
-            0 if latency.is_nan() => 0.0,
-            _ if latency.is_nan() => f64::INFINITY,
-            in_flight => latency * (reported.max(in_flight as f64) + 1.0),
-        }
+        let in_flight = self.in_flight();
+        let latency = match latency.is_nan() {
+            true if in_flight == 0 => 0.0,
+            true => self.micros(now).saturating_sub(self.busy_since.load(Relaxed)) as f64,
+            false => latency,
+        };
+        latency * (reported.max(in_flight as f64) + 1.0)
     }
 
     /// Whether a missed deadline is no failure of the agent's, or a caller in a hurry could have it ejected for
@@ -345,6 +354,10 @@ impl Vitals {
 
     fn millis(&self, now: Instant) -> u64 {
         millis(now.saturating_duration_since(self.epoch))
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        micros(now.saturating_duration_since(self.epoch))
     }
 }
 
@@ -411,17 +424,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_works_and_has_never_answered_is_expected_not_to() {
+    fn one_that_has_never_answered_takes_at_least_as_long_as_it_works() {
         let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
         let (now, config) = (Instant::now(), Current::default());
         let vitals = Vitals::new(&config, metrics, now);
         assert_eq!(vitals.expected_mean(now), 0.0, "it is tried");
-        let ahead = vitals.call_began();
-        assert_eq!(vitals.expected_mean(now), f64::INFINITY);
+        let ahead = vitals.call_began(now);
+        let later = now + Duration::from_millis(7);
+        assert_eq!(vitals.expected_mean(later), 14_000.0);
         let (outcome, took) = (CallOutcome::Answered, Duration::from_millis(1));
         let ended = Ended { outcome, verdict: Verdict::Well, confidence: None, took, work: true };
-        vitals.call_ended(ahead, &ended, now);
-        assert_eq!(vitals.expected_mean(now), 1000.0);
+        vitals.call_ended(ahead, &ended, later);
+        assert_eq!(vitals.expected_mean(later), 1000.0);
     }
 
     #[test]
@@ -429,20 +443,20 @@ mod tests {
         let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
         let (begun, config) = (Instant::now(), Current::default());
         let vitals = Vitals::new(&config, metrics, begun);
-        let ahead: Vec<_> = (0..40).map(|_| vitals.call_began()).collect();
+        let ahead: Vec<_> = (0..40).map(|_| vitals.call_began(begun)).collect();
         assert!(vitals.has_room_beside(|| None), "nobody has been tested");
         assert!(!vitals.has_room_beside(|| Some(40)) && vitals.has_room_beside(|| Some(41)));
         let (outcome, took) = (CallOutcome::Answered, Duration::from_millis(100));
         let ended = Ended { outcome, verdict: Verdict::Well, confidence: None, took, work: true };
         ahead.iter().for_each(|ahead| vitals.call_ended(*ahead, &ended, begun + Duration::from_millis(200)));
         // All took as long as those that were alone: it has no queue with forty.
-        (0..59).for_each(|_| _ = vitals.call_began());
+        (0..59).for_each(|_| _ = vitals.call_began(begun));
         assert!(vitals.has_room_beside(|| Some(4)));
-        vitals.call_began();
+        vitals.call_began(begun);
         assert!(!vitals.has_room_beside(|| Some(4)));
         assert!(vitals.has_room_to_spare());
-        (60..500).for_each(|_| _ = vitals.call_began());
-        assert!(!vitals.has_room_to_spare() && vitals.has_room(), "half of the limit is taken");
+        (60..750).for_each(|_| _ = vitals.call_began(begun));
+        assert!(!vitals.has_room_to_spare() && vitals.has_room());
     }
 
     #[test]
@@ -451,7 +465,7 @@ mod tests {
         let vitals = Vitals::new(&Current::default(), metrics, Instant::now());
         let (hasty, patient) = (Duration::from_millis(1), Duration::from_millis(200));
         let end = |outcome, took| {
-            let ahead = vitals.call_began();
+            let ahead = vitals.call_began(Instant::now());
             let ended = Ended { outcome, verdict: Verdict::Silent, confidence: None, took, work: true };
             vitals.call_ended(ahead, &ended, Instant::now());
         };

@@ -121,9 +121,10 @@ impl Cluster {
         let tls = format!("[tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n");
         let config = dir.join("parallax.toml");
         std::fs::write(&config, format!("{settings}\n{tls}")).unwrap();
-        let (program, role) = match kind {
-            Kind::ControlPlane => (env!("CARGO_BIN_EXE_parallax"), Some("control-plane")),
-            // The same as `parallax data-plane`.
+        // Both programs that can be a node are.
+        let (program, role) = match (kind, id) {
+            (Kind::ControlPlane, _) => (env!("CARGO_BIN_EXE_parallax"), Some("control-plane")),
+            (_, "node-0") => (env!("CARGO_BIN_EXE_parallax"), Some("data-plane")),
             _ => (env!("CARGO_BIN_EXE_parallax-data-plane"), None),
         };
         let log = dir.join("log");

@@ -2,27 +2,29 @@
 
 use std::{
     collections::HashMap,
+    future::pending,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use http::Response;
 use http_body::Frame;
 use hyper::body::Incoming;
-use parallax_data_plane::{Balance, Hedge, Retry, Strategy};
+use parallax_data_plane::{Balance, Hedge, Limits, Retry, Strategy};
 use parallax_proto::confidence::Health;
 use parallax_runtime::{store::CallOutcome, wire};
 use prost::Message;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 use tonic::{Code, transport::Channel};
 
 use crate::{
     agent::{Agent, Body, agent, error, framed, raw, respond, sure, trailers},
     proxy::{ANALYZE, Raw, call},
     trouble::{hanging, hears},
-    world::{Node, World, within},
+    world::{Node, World, until, within},
 };
 
 const TEST: (&str, &str) = (wire::CAPABILITY, "test");
@@ -108,8 +110,7 @@ async fn an_agent_that_takes_nothing_on_is_passed_over_and_its_refusal_is_the_la
     well.die().await;
     world.control_plane.remove("well");
     node.shows("full", "in_flight", 0).await;
-    crate::world::until("only one is left", || async { node.agent("well").await.is_none().then_some(()) })
-        .await;
+    until("only one is left", || async { node.agent("well").await.is_none().then_some(()) }).await;
     let last = ask(&operator, &[TEST]).await;
     assert_ne!(last.status().code(), Code::Ok);
 }
@@ -179,10 +180,7 @@ async fn a_slow_call_is_hedged_the_first_answer_counts_and_the_other_agent_hears
     let (quick, _) = scripted(&world, "quick", || sure(0.7)).await;
     let (other, _) = scripted(&world, "slow", || sure(0.7)).await;
     within("ready", node.plane.readiness().ready()).await;
-    crate::world::until("both are known", || async {
-        node.agent("slow").await.and(node.agent("quick").await)
-    })
-    .await;
+    until("both are known", || async { node.agent("slow").await.and(node.agent("quick").await) }).await;
     let operator = world.operator(&node).await;
     for _ in 0..30 {
         served_by(&ask(&operator, &[TEST, IDEMPOTENT]).await);
@@ -200,6 +198,61 @@ async fn a_slow_call_is_hedged_the_first_answer_counts_and_the_other_agent_hears
     assert_eq!(slow["in_flight"], 0, "{slow}");
     assert_eq!(slow["failures"], 0, "being slow is no failure");
     drop(quick);
+}
+
+#[tokio::test]
+async fn no_second_agent_is_asked_that_has_enough_to_do() {
+    let world = World::new().await;
+    let node = world
+        .node_with(|config| {
+            config.balance.strategy = Strategy::LeastRequest;
+            config.hedge = Hedge { budget_percent: 100, ..Hedge::default() };
+            config.limits = Limits { least: 4, most: 4, ..Limits::default() };
+        })
+        .await;
+    // Both answer at once, until they are told to hang.
+    let hang = Arc::new(AtomicBool::new(false));
+    let told = hang.clone();
+    let script = move |_: http::Request<Incoming>| {
+        let hang = told.clone();
+        async move {
+            if hang.load(SeqCst) {
+                pending::<()>().await;
+            }
+            sure(0.7)
+        }
+    };
+    let _agents = (agent(&world, "a", script.clone()).await, agent(&world, "b", script.clone()).await);
+    within("ready", node.plane.readiness().ready()).await;
+    let operator = world.operator(&node).await;
+    for _ in 0..30 {
+        served_by(&ask(&operator, &[TEST, IDEMPOTENT]).await);
+    }
+    hang.store(true, SeqCst);
+    let in_flight_at_b = |count: u64| {
+        let node = &node;
+        until("so many in flight", move || async move {
+            node.agent("b").await.filter(|b| b["in_flight"] == count)
+        })
+    };
+    let in_vain = || async {
+        let answer = timeout(Duration::from_millis(500), ask(&operator, &[TEST, IDEMPOTENT])).await;
+        assert!(answer.is_err(), "nobody answers");
+        metric(&node, "parallax_proxy_hedges_total").await
+    };
+    // With three of the four that it may have at once, `b` has room, and none to spare.
+    let at_b = [(wire::AGENT, "b")];
+    let busy = futures::future::join_all((0..3).map(|_| ask(&operator, &at_b)));
+    let asked = async {
+        in_flight_at_b(3).await;
+        in_vain().await
+    };
+    tokio::select! {
+        _ = busy => unreachable!("it hangs"),
+        hedges = asked => assert_eq!(hedges, 0),
+    }
+    in_flight_at_b(0).await;
+    assert_eq!(in_vain().await, 1, "now it has");
 }
 
 #[tokio::test]
