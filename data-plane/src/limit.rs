@@ -165,11 +165,7 @@ impl Limit {
             false => self.crowd.load(Relaxed).max(self.peak.load(Relaxed)).min(proven) / FEW,
         };
         let light = ahead < few.max(limits.least as usize);
-        let alone = |took| {
-            let unloaded = self.unloaded()?;
-            Some(took <= unloaded.mul_f64(limits.tolerance).max(unloaded + limits.slack))
-        };
-        if ahead >= proven && alone(took) == Some(true) {
+        if ahead >= proven && self.as_if_alone(took, &limits) {
             self.proven.fetch_max(ahead + 1, Relaxed);
         }
         // Who waited in a queue that the limit has been lowered for does not have it lowered again.
@@ -187,6 +183,12 @@ impl Limit {
         {
             self.end_interval(in_flight, now);
         }
+    }
+
+    /// Whether a call that took so long waited for none.
+    fn as_if_alone(&self, took: Duration, limits: &Limits) -> bool {
+        let alone = |unloaded: Duration| unloaded.mul_f64(limits.tolerance).max(unloaded + limits.slack);
+        self.unloaded().is_some_and(|unloaded| took <= alone(unloaded))
     }
 
     /// The agent turned a call away because it has too much to do.
@@ -266,7 +268,9 @@ impl Limit {
         } else if near || steepness < STEEP {
             self.set(target);
             self.tested.store(true, Relaxed);
-            self.lowered.store(now.max(1), Relaxed);
+            if get(&self.limit) < limit {
+                self.lowered.store(now.max(1), Relaxed);
+            }
         }
 
         if used >= limit.floor() && light.is_none() {
