@@ -76,6 +76,18 @@ async fn each_plane_may_have_a_process_of_its_own() {
     gone(dir.path()).await;
 }
 
+/// It would be as large as the whole.
+#[test]
+fn the_node_alone_holds_no_control_plane() {
+    // One of those that every control plane has.
+    let pattern = include_bytes!("../../../patterns/debate.prism");
+    let holds = |program: &str| {
+        std::fs::read(program).unwrap().windows(pattern.len()).any(|window| window == pattern)
+    };
+    assert!(holds(env!("CARGO_BIN_EXE_parallax")));
+    assert!(!holds(env!("CARGO_BIN_EXE_parallax-data-plane")));
+}
+
 /// What a start that cannot be complains of.
 async fn refused(data_dir: &Path, flags: &[&str], env: &[(&str, &Path)]) -> String {
     let mut start = parallax(data_dir, &[&["start"], flags].concat());

@@ -229,6 +229,54 @@ async fn a_flood_is_stopped_and_lowers_the_limit_no_further_than_it_must() {
     }
 }
 
+/// Whose unloaded latency is 16 ms, and which at 295 ms turned a call away with 64 in flight.
+fn turned_away() -> Limit {
+    let limit = Limit::new(Current::default());
+    (0..32).for_each(|_| limit.answered(0, 0, Duration::from_micros(1 << 14), 200));
+    (0..20).for_each(|_| limit.answered(64, 64, Duration::from_millis(400), 290));
+    limit.turned_away(64, 295);
+    assert_eq!(limit.get(), 57);
+    limit
+}
+
+#[test]
+fn who_waited_before_a_refusal_says_nothing_after_it() {
+    let limit = turned_away();
+    (0..16).for_each(|_| limit.answered(56, 56, Duration::from_millis(17), 450));
+    assert_eq!(limit.get(), 57);
+}
+
+#[test]
+fn who_waited_before_a_rise_does() {
+    let limit = turned_away();
+    (0..57).for_each(|ahead| limit.began(ahead));
+    (0..32).for_each(|_| limit.answered(56, 56, Duration::from_millis(27), 500));
+    assert_eq!(limit.get(), 58, "a little slower is within the headroom");
+    (0..32).for_each(|_| limit.answered(56, 56, Duration::from_millis(160), 610));
+    assert!(limit.get() < 20, "{}", limit.get());
+}
+
+#[test]
+fn one_that_is_never_alone_is_known_by_what_there_is() {
+    let limit = Limit::new(Current::default());
+    (0..32).for_each(|_| limit.answered(100, 100, Duration::from_micros(1 << 14), 200));
+    assert_eq!(limit.unloaded(), Some(Duration::from_micros(1 << 14)));
+}
+
+#[test]
+fn what_is_still_in_flight_counts_though_nothing_new_is_asked() {
+    let limit = Limit::new(Current::default());
+    let answered = |ahead, millis, now| {
+        limit.answered(ahead, 63 - ahead, Duration::from_millis(millis), now);
+    };
+    (0..32).for_each(|_| answered(0, 10, 200));
+    (0..64).for_each(|ahead| limit.began(ahead));
+    (0..32).for_each(|ahead| answered(ahead, 12, 310));
+    (32..64).for_each(|ahead| answered(ahead, 402, 700));
+    // A fifth of the 32 that were left, and the headroom.
+    assert_eq!(limit.get(), 9);
+}
+
 #[test]
 fn a_burst_on_a_new_agent_is_let_through() {
     let limit = Limit::new(Current::default());

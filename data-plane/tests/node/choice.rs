@@ -10,14 +10,18 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use http::Response;
 use http_body::Frame;
 use hyper::body::Incoming;
-use parallax_data_plane::{Balance, Hedge, Limits, Retry, Strategy};
+use parallax_data_plane::{Balance, Config, Hedge, Limits, Retry, Strategy};
 use parallax_proto::confidence::Health;
 use parallax_runtime::{store::CallOutcome, wire};
 use prost::Message;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::{sleep, timeout},
+};
 use tonic::{Code, transport::Channel};
 
 use crate::{
@@ -167,50 +171,17 @@ async fn what_is_counted_was_done() {
     assert_eq!(refused.collect::<Vec<_>>(), [""; 0]);
 }
 
-#[tokio::test]
-async fn a_slow_call_is_hedged_the_first_answer_counts_and_the_other_agent_hears_of_it() {
-    let world = World::new().await;
-    // Both answer at once, until one is told to hang.
+/// A node that hedges as often as it likes, and two agents that answer at once until they are told to hang.
+async fn hedging(
+    world: &World,
+    change: impl Fn(&mut Config),
+) -> (Node, Channel, Arc<AtomicBool>, [Agent; 2]) {
     let node = world
         .node_with(|config| {
-            config.balance.strategy = Strategy::RoundRobin;
             config.hedge = Hedge { budget_percent: 100, ..Hedge::default() };
+            change(config);
         })
         .await;
-    let (quick, _) = scripted(&world, "quick", || sure(0.7)).await;
-    let (other, _) = scripted(&world, "slow", || sure(0.7)).await;
-    within("ready", node.plane.readiness().ready()).await;
-    until("both are known", || async { node.agent("slow").await.and(node.agent("quick").await) }).await;
-    let operator = world.operator(&node).await;
-    for _ in 0..30 {
-        served_by(&ask(&operator, &[TEST, IDEMPOTENT]).await);
-    }
-    drop(other);
-    let (_slow, mut told) = hanging(&world, "slow").await;
-    for _ in 0..2 {
-        let raw = ask(&operator, &[TEST, IDEMPOTENT]).await;
-        assert_eq!(served_by(&raw), "quick");
-    }
-    hears(&mut told, "began").await;
-    hears(&mut told, "gone").await;
-    assert!(metric(&node, "parallax_proxy_hedges_won_total").await >= 1);
-    let slow = node.agent("slow").await.unwrap();
-    assert_eq!(slow["in_flight"], 0, "{slow}");
-    assert_eq!(slow["failures"], 0, "being slow is no failure");
-    drop(quick);
-}
-
-#[tokio::test]
-async fn no_second_agent_is_asked_that_has_enough_to_do() {
-    let world = World::new().await;
-    let node = world
-        .node_with(|config| {
-            config.balance.strategy = Strategy::LeastRequest;
-            config.hedge = Hedge { budget_percent: 100, ..Hedge::default() };
-            config.limits = Limits { least: 4, most: 4, ..Limits::default() };
-        })
-        .await;
-    // Both answer at once, until they are told to hang.
     let hang = Arc::new(AtomicBool::new(false));
     let told = hang.clone();
     let script = move |_: http::Request<Incoming>| {
@@ -222,19 +193,45 @@ async fn no_second_agent_is_asked_that_has_enough_to_do() {
             sure(0.7)
         }
     };
-    let _agents = (agent(&world, "a", script.clone()).await, agent(&world, "b", script.clone()).await);
+    let agents = [agent(world, "a", script.clone()).await, agent(world, "b", script).await];
     within("ready", node.plane.readiness().ready()).await;
+    until("both are known", || async { node.agent("a").await.and(node.agent("b").await) }).await;
     let operator = world.operator(&node).await;
+    // How long they usually take.
     for _ in 0..30 {
         served_by(&ask(&operator, &[TEST, IDEMPOTENT]).await);
     }
+    (node, operator, hang, agents)
+}
+
+#[tokio::test]
+async fn a_slow_call_is_hedged_the_first_answer_counts_and_the_other_agent_hears_of_it() {
+    let world = World::new().await;
+    let (node, operator, _, [_a, other]) =
+        hedging(&world, |config| config.balance.strategy = Strategy::RoundRobin).await;
+    drop(other);
+    let (_b, mut told) = hanging(&world, "b").await;
+    for _ in 0..2 {
+        let raw = ask(&operator, &[TEST, IDEMPOTENT]).await;
+        assert_eq!(served_by(&raw), "a");
+    }
+    hears(&mut told, "began").await;
+    hears(&mut told, "gone").await;
+    assert!(metric(&node, "parallax_proxy_hedges_won_total").await >= 1);
+    let slow = node.agent("b").await.unwrap();
+    assert_eq!(slow["in_flight"], 0, "{slow}");
+    assert_eq!(slow["failures"], 0, "being slow is no failure");
+}
+
+#[tokio::test]
+async fn no_second_agent_is_asked_that_has_enough_to_do() {
+    let world = World::new().await;
+    let (node, operator, hang, _agents) = hedging(&world, |config| {
+        config.balance.strategy = Strategy::LeastRequest;
+        config.limits = Limits { least: 4, most: 4, ..Limits::default() };
+    })
+    .await;
     hang.store(true, SeqCst);
-    let in_flight_at_b = |count: u64| {
-        let node = &node;
-        until("so many in flight", move || async move {
-            node.agent("b").await.filter(|b| b["in_flight"] == count)
-        })
-    };
     let in_vain = || async {
         let answer = timeout(Duration::from_millis(500), ask(&operator, &[TEST, IDEMPOTENT])).await;
         assert!(answer.is_err(), "nobody answers");
@@ -242,17 +239,74 @@ async fn no_second_agent_is_asked_that_has_enough_to_do() {
     };
     // With three of the four that it may have at once, `b` has room, and none to spare.
     let at_b = [(wire::AGENT, "b")];
-    let busy = futures::future::join_all((0..3).map(|_| ask(&operator, &at_b)));
+    let busy = join_all((0..3).map(|_| ask(&operator, &at_b)));
     let asked = async {
-        in_flight_at_b(3).await;
+        node.shows("b", "in_flight", 3).await;
         in_vain().await
     };
     tokio::select! {
         _ = busy => unreachable!("it hangs"),
         hedges = asked => assert_eq!(hedges, 0),
     }
-    in_flight_at_b(0).await;
+    node.shows("b", "in_flight", 0).await;
     assert_eq!(in_vain().await, 1, "now it has");
+}
+
+#[tokio::test]
+async fn one_that_never_had_a_queue_is_not_sent_all_that_the_others_are_not() {
+    let world = World::new().await;
+    let node = world
+        .node_with(|config| {
+            config.balance.strategy = Strategy::LeastRequest;
+            config.limits = Limits { least: 1, interval: Duration::from_millis(10), ..Limits::default() };
+        })
+        .await;
+    // One works on one call after the other, until both hang.
+    let hang = Arc::new(AtomicBool::new(false));
+    let (told, slot) = (hang.clone(), Arc::new(Mutex::new(())));
+    let script = move |_: http::Request<Incoming>| {
+        let (hang, slot) = (told.clone(), slot.clone());
+        async move {
+            let _slot = slot.lock().await;
+            if hang.load(SeqCst) {
+                pending::<()>().await;
+            }
+            sleep(Duration::from_millis(10)).await;
+            sure(0.7)
+        }
+    };
+    let _tested = agent(&world, "tested", script).await;
+    let (_unknown, mut told) = hanging(&world, "unknown").await;
+    within("ready", node.plane.readiness().ready()).await;
+    until("both are known", || async { node.agent("tested").await.and(node.agent("unknown").await) }).await;
+    let operator = world.operator(&node).await;
+    let at_tested = [(wire::AGENT, "tested")];
+    let limit = until("a queue is seen", || async {
+        join_all((0..64).map(|_| ask(&operator, &at_tested))).await;
+        node.agent("tested").await.unwrap()["limit"].as_u64().filter(|limit| *limit < 1000)
+    })
+    .await;
+    hang.store(true, SeqCst);
+    let full = join_all((0..limit).map(|_| ask(&operator, &at_tested)));
+    let asked = async {
+        node.shows("tested", "in_flight", limit).await;
+        let as_many = join_all((0..limit).map(|_| ask(&operator, &[TEST])));
+        let and_one = async {
+            for _ in 0..limit {
+                hears(&mut told, "began").await;
+            }
+            assert_eq!(node.agent("unknown").await.unwrap()["limit"], 1000);
+            ask(&operator, &[TEST]).await.status().code()
+        };
+        tokio::select! {
+            _ = as_many => unreachable!("it hangs"),
+            code = and_one => code,
+        }
+    };
+    tokio::select! {
+        _ = full => unreachable!("it hangs"),
+        code = asked => assert_eq!(code, Code::ResourceExhausted),
+    }
 }
 
 #[tokio::test]
