@@ -29,7 +29,7 @@ pub struct Place {
     pub config: Option<PathBuf>,
 }
 
-/// `parallax data-plane` alone, in a program without a control plane.
+/// A data-plane node, as `parallax data-plane` is
 #[derive(Parser)]
 #[command(name = "parallax-data-plane", version, max_term_width = 100)]
 pub struct DataPlane {

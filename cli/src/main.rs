@@ -5,6 +5,5 @@ use parallax_cli::{args::Args, commands, process};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
-    process::refuse_huge_pages();
-    process::run(&mut Builder::new_multi_thread(), commands::run(Args::parse()))
+    process::run(&mut Builder::new_multi_thread(), async { commands::run(Args::parse()).await })
 }

@@ -11,6 +11,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs a program to its end, on these threads.
 pub fn run(threads: &mut Builder, program: impl Future<Output = Result>) -> ExitCode {
+    // Huge pages double what a node takes, and are zeroed whole; where they cannot be refused nothing is lost.
+    #[cfg(target_os = "linux")]
+    rustix::thread::disable_transparent_huge_pages(true).ok();
     let runtime = match threads.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -25,10 +28,4 @@ pub fn run(threads: &mut Builder, program: impl Future<Output = Result>) -> Exit
             ExitCode::from(exit.code as u8)
         }
     }
-}
-
-/// Huge pages double what a node takes, and are zeroed whole; where they cannot be refused nothing is lost.
-pub fn refuse_huge_pages() {
-    #[cfg(target_os = "linux")]
-    rustix::thread::disable_transparent_huge_pages(true).ok();
 }

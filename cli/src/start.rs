@@ -32,7 +32,7 @@ const CERTIFICATES: Duration = Duration::from_secs(60);
 /// How long telemetry may take to be flushed at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Which planes a process holds. A program that only names [`Role::DATA_PLANE`] does not link what starts the other.
+/// Which planes a process holds. A program that names [`Role::DATA_PLANE`] alone does not link the other plane.
 #[derive(Clone, Copy)]
 pub struct Role {
     control_plane: Option<StartControlPlane>,
@@ -227,9 +227,9 @@ async fn control_plane(ground: &Ground<'_>) -> Result<ControlPlane> {
         nodes_wanted: usize::from(role.data_plane),
     };
     let tls = certificates.load(Kind::ControlPlane, "control-plane", life, reload)?;
-    let registry = stores.registry(&settings.store_url(&settings.stores.registry)).await;
-    let runs = stores.runs(&settings.store_url(&settings.stores.runs)).await;
-    let (registry, runs) = (registry.map_err(Exit::usage)?, runs.map_err(Exit::usage)?);
+    let url = |store| settings.store_url(store);
+    let registry = stores.registry(&url(&settings.stores.registry)).await.map_err(Exit::usage)?;
+    let runs = stores.runs(&url(&settings.stores.runs)).await.map_err(Exit::usage)?;
     ControlPlane::start(config, tls, env.clone(), registry, runs, life).await.map_err(Exit::usage)
 }
 
@@ -266,8 +266,8 @@ async fn data_plane(ground: &Ground<'_>, beside: Option<SocketAddr>) -> Result<D
         drain: settings.drain(),
         ..defaults
     };
-    let confidence = stores.confidence(&settings.store_url(&settings.stores.confidence)).await;
-    let confidence = confidence.map_err(Exit::usage)?;
+    let url = settings.store_url(&settings.stores.confidence);
+    let confidence = stores.confidence(&url).await.map_err(Exit::usage)?;
     DataPlane::bind(config, tls, env.clone(), confidence, life).await.map_err(Exit::usage)
 }
 

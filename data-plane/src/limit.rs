@@ -8,6 +8,8 @@
 //! - The unloaded latency is learned from the calls that met few others, not by turning calls away now and then
 //!   to see, as Envoy does. Only when calls are turned away in any case, and none has met few others for long,
 //!   the limit is quartered for a moment.
+//! - A queue lowers the limit once: whoever waited in it says nothing more. What an agent can do at once is shown by
+//!   calls that took as long as if they were alone, not by how many are sent there.
 //! - Latencies are averaged as logarithms: service times of agents have long tails, which would rule any other
 //!   mean.
 //!
@@ -236,7 +238,7 @@ impl Limit {
         let peak = self.peak.swap(in_flight, Relaxed);
         self.crowd.store(peak.max(self.crowd.load(Relaxed) * 9 / 10), Relaxed);
         if let Some((_, mean)) = light {
-            let least = limit.floor() <= limits.least.into();
+            let least = limit <= limits.least.into();
             let weight = if held > 0.0 || least { WEIGHT.1 } else { WEIGHT.0 };
             set(&self.unloaded, if before.is_nan() { mean } else { before + weight * (mean - before) });
         }

@@ -159,8 +159,8 @@ impl Vitals {
     }
 
     /// The share of calls that an agent is due that is new or has recovered: 0.1 at first, 1 after
-    /// `slow_start` ([`crate::Config::slow_start`]), in a straight line. Envoy's `slow_start_config` with `aggression` 1 and
-    /// `min_weight_percent` 10.
+    /// `slow_start` ([`crate::Config::slow_start`]), in a straight line. Envoy's `slow_start_config` with `aggression`
+    /// 1 and `min_weight_percent` 10.
     pub(crate) fn ramp(&self, slow_start: Duration, now: Instant) -> f64 {
         let age = Duration::from_millis(self.millis(now).saturating_sub(self.slow_until.load(Relaxed)));
         let age = self.breakers.own().age(now).min(age);

@@ -41,9 +41,9 @@ impl Ask {
     pub fn new(task: &str, size: usize, capability: &str, secure: bool) -> Self {
         let mut message = AgentRequest { task_id: task.to_owned(), ..Default::default() };
         message.task_description = "x".repeat(size.saturating_sub(task.len() + 5 + 2 + 3));
-        let (method, messages) = match (task, task.strip_prefix("stream:")) {
-            (_, Some(n)) => ("StreamAnalyze", n.parse().expect("a number")),
-            ("hold", None) => ("StreamAnalyze", 0),
+        let (method, messages) = match task.split_once(':') {
+            Some(("stream", n)) => ("StreamAnalyze", n.parse().expect("a number")),
+            _ if task == "hold" => ("StreamAnalyze", 0),
             _ => ("Analyze", 1),
         };
         let uri = Uri::builder()

@@ -137,7 +137,7 @@ impl Stage {
         };
         let settings = "[control_plane]\nhttp = \"127.0.0.1:0\"\ngrpc = \"127.0.0.1:0\"\n\
                         [stores]\nregistry = \"memory:\"\nruns = \"memory:\"\n";
-        let (process, addrs) = stage.plane("control-plane", Kind::ControlPlane, "one", settings)?;
+        let (process, addrs) = stage.plane(Kind::ControlPlane, "control-plane", settings)?;
         stage.control_plane = addrs.get("control plane").ok_or("no address")?;
         stage.processes.push(process);
         for n in 0..2 {
@@ -194,8 +194,8 @@ impl Stage {
     }
 
     /// One of our planes, and where it listens.
-    fn plane(&self, role: &str, kind: Kind, id: &str, settings: &str) -> Result<(Process, Addresses)> {
-        let home = self.dir.join(format!("{role}-{id}"));
+    fn plane(&self, kind: Kind, id: &str, settings: &str) -> Result<(Process, Addresses)> {
+        let home = self.dir.join(id);
         std::fs::create_dir_all(&home)?;
         let files = self.files(kind, id)?;
         let tls = format!("[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n", files.ca, files.cert, files.key);
@@ -203,7 +203,7 @@ impl Stage {
         std::fs::write(&config, format!("{settings}{tls}"))?;
         let (program, role) = match kind {
             Kind::DataPlane => (env!("CARGO_BIN_EXE_parallax-data-plane"), None),
-            _ => (env!("CARGO_BIN_EXE_parallax"), Some(role)),
+            _ => (env!("CARGO_BIN_EXE_parallax"), Some("control-plane")),
         };
         let mut command = Command::new(program);
         command.args(role).arg("--data-dir").arg(&home).arg("--config").arg(&config);
@@ -226,8 +226,7 @@ impl Stage {
              control_plane = {:?}\nworkers = {workers}\n",
             self.control_plane
         );
-        let (process, addrs) =
-            self.plane("data-plane", Kind::DataPlane, &format!("workers-{workers}"), &settings)?;
+        let (process, addrs) = self.plane(Kind::DataPlane, &format!("workers-{workers}"), &settings)?;
         let addr = vec![addrs.get("data plane").ok_or("no address")?];
         Ok(Target { name, addrs: [addr.clone(), addr], kind: Kind::DataPlane, process: Some(process) })
     }

@@ -11,10 +11,9 @@ use parallax_cli::{
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
-    process::refuse_huge_pages();
-    let DataPlane { place, serve } = DataPlane::parse();
     // Calls are served by the node's own workers; all else is little.
     process::run(&mut Builder::new_current_thread(), async {
+        let DataPlane { place, serve } = DataPlane::parse();
         start::serve(&place, &serve, Role::DATA_PLANE).await
     })
 }
