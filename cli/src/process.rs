@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 use crate::exit::Result;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Runs a program to its end, on these threads.
 pub fn run(threads: &mut Builder, program: impl Future<Output = Result>) -> ExitCode {

@@ -12,6 +12,7 @@ use parallax_runtime::{
     config::{self, Flag, Loaded},
     env::millis,
 };
+use parallax_telemetry::Format;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -253,7 +254,7 @@ pub struct Tls {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
-    /// As tracing's EnvFilter reads it.
+    /// A level, and those of targets that differ: `info,parallax_data_plane=debug`.
     pub filter: String,
     pub json: bool,
     /// gRPC endpoint of an OpenTelemetry collector.
@@ -293,7 +294,7 @@ impl Settings {
     /// Reads all layers.
     ///
     /// # Errors
-    /// Whatever [`config::load`] complains of; what no node could run with; no home directory.
+    /// Whatever [`config::load`] complains of; what no process could run with; no home directory.
     pub fn load(place: &Place, flags: &[Flag<'_>]) -> Result<Loaded<Self>> {
         let data_dir = data_dir(place)?;
         let env = std::env::vars().filter(|(name, _)| name != "PARALLAX_DATA_DIR");
@@ -303,13 +304,23 @@ impl Settings {
         }
         let loaded = config::load(&Self::defaults(data_dir), place.config.as_deref(), env, &flags);
         let loaded = loaded.map_err(Exit::usage)?;
-        loaded
-            .settings
-            .data_plane
-            .over(parallax_data_plane::Config::default())
-            .check()
-            .map_err(Exit::usage)?;
+        let settings = &loaded.settings;
+        settings.data_plane.over(parallax_data_plane::Config::default()).check().map_err(Exit::usage)?;
+        settings.telemetry().check().map_err(Exit::usage)?;
         Ok(loaded)
+    }
+
+    /// How this process tells about itself.
+    #[must_use]
+    pub fn telemetry(&self) -> parallax_telemetry::Config {
+        let Telemetry { filter, json, otlp_endpoint } = self.telemetry.clone();
+        parallax_telemetry::Config {
+            service_name: "parallax".to_owned(),
+            instance: std::process::id().to_string(),
+            filter,
+            format: if json { Format::Json } else { Format::Text },
+            otlp_endpoint: Some(otlp_endpoint).filter(|endpoint| !endpoint.is_empty()),
+        }
     }
 
     /// A store's URL with its path made absolute.

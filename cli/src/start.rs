@@ -11,7 +11,7 @@ use parallax_runtime::{
     store::Stores,
 };
 use parallax_security::{Authority, Files, Kind, Plaintext, Tls};
-use parallax_telemetry::{Config as TelemetryConfig, Format, Guard, init};
+use parallax_telemetry::init;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
@@ -75,7 +75,7 @@ pub async fn run(args: &Args, start: &args::Start) -> Result {
 /// As [`run`].
 pub async fn serve(place: &Place, serve: &args::Serve, role: Role) -> Result {
     let mut loaded = Settings::load(place, &serve.flags())?;
-    let telemetry = telemetry(&loaded.settings)?;
+    let telemetry = init(loaded.settings.telemetry()).map_err(Exit::usage)?;
     let stop = shutdown_signal()?;
     let mut hangup = catch(SignalKind::hangup())?;
     let planes = Planes::start(loaded.settings.clone(), role).await?;
@@ -336,22 +336,6 @@ impl Certificates {
 
 /// The id in the certificate that local commands use.
 pub const OPERATOR: &str = "cli";
-
-/// Sets up logging and tracing.
-///
-/// # Errors
-/// A filter or endpoint that is none.
-pub fn telemetry(settings: &Settings) -> Result<Guard> {
-    let given = &settings.telemetry;
-    init(TelemetryConfig {
-        service_name: "parallax".to_owned(),
-        instance: std::process::id().to_string(),
-        filter: given.filter.clone(),
-        format: if given.json { Format::Json } else { Format::Text },
-        otlp_endpoint: Some(given.otlp_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
-    })
-    .map_err(Exit::usage)
-}
 
 fn catch(kind: SignalKind) -> Result<Signal> {
     signal(kind).map_err(|e| Exit::failed(format!("signals cannot be caught: {e}")))

@@ -31,8 +31,8 @@ use crate::{
     directory::Entry,
     error::Failure,
     hint,
-    load::Report,
-    metadata::cleanse,
+    load::{REPORT, Report},
+    metadata::{changing, cleanse},
     pool::{Lease, Upstream, lost},
     tracker::Seen,
     upload::{Upload, Uploading},
@@ -42,6 +42,7 @@ use crate::{
 /// What tells a gateway whom a call is for.
 const AGENT: HeaderName = HeaderName::from_static(wire::AGENT);
 const TENANT: HeaderName = HeaderName::from_static(wire::TENANT);
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A call under way. Dropped before it is settled, it was cancelled.
 pub(crate) struct Call {
@@ -126,6 +127,7 @@ impl Call {
             if !self.span.is_disabled() {
                 self.span.in_scope(|| propagate::inject(head.headers_mut()));
             }
+            changing(head.headers_mut(), TRACEPARENT);
             head
         };
         let mut lease = None;
@@ -139,7 +141,7 @@ impl Call {
         };
         let (mut head, body) = self.check(response)?.into_parts();
         cleanse(&mut head.headers);
-        self.heed(&head.headers);
+        self.heed(&mut head.headers);
         let body = Answer {
             upstream: Some(body),
             peeked: None,
@@ -153,8 +155,8 @@ impl Call {
     }
 
     /// What the agent says of its load, in the head or the trailers of an answer.
-    pub(crate) fn heed(&self, headers: &HeaderMap) {
-        if let Some(report) = Report::read(headers) {
+    pub(crate) fn heed(&self, headers: &mut HeaderMap) {
+        if let Some(report) = changing(headers, REPORT).and_then(Report::read) {
             self.entry.vitals.load.reports(report, Instant::now());
         }
     }
@@ -245,6 +247,7 @@ impl Drop for Call {
 /// A request's head as it goes to an agent: what is `left` of the time, and whom a gateway is to pass it on to.
 pub(crate) fn head(entry: &Entry, path: PathAndQuery, mut headers: HeaderMap, left: Duration) -> Request<()> {
     headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
+    changing(&mut headers, GRPC_TIMEOUT);
     if let Some((tenant, id)) = &entry.through {
         headers.insert(TENANT, tenant.clone());
         headers.insert(AGENT, id.clone());

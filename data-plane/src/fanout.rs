@@ -40,9 +40,11 @@ use crate::{
     admission::Priority,
     ask::{About, Ask, Hints, Target},
     cache::Mode,
+    call::TRACEPARENT,
     caller::{Caller, Sent},
     error::Failure,
     fallback::SERVED_BY,
+    metadata::changing,
     opted::{Answered, By, Opted, Plan, Wishes},
     proxy::{ANALYZE, Origin},
     tracker::micros,
@@ -57,7 +59,6 @@ pub(crate) use many::{MAX_AGENTS, Many};
 const CLIENT_ID: HeaderName = HeaderName::from_static(wire::CLIENT_ID);
 const EFFECT: HeaderName = HeaderName::from_static(wire::EFFECT);
 const ATTEMPT: HeaderName = HeaderName::from_static(wire::ATTEMPT);
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What the gRPC service hands to the worker that makes the calls.
 pub(crate) enum Job {
@@ -278,6 +279,7 @@ fn headers(origin: &Origin, wanted: &WireCall) -> Result<HeaderMap, Failure> {
             Err(_) => return Err(Failure::Malformed(format!("the call's {name} is no plain text"))),
         }
     }
+    changing(&mut headers, EFFECT);
     Ok(headers)
 }
 

@@ -23,6 +23,14 @@ pub(crate) fn spoils(name: &str, value: &HeaderValue) -> bool {
     name.starts_with("grpc-") && NUMBERS.contains(&name) && !is_number(value)
 }
 
+/// A value that differs from call to call, if it is there. HPACK is not to keep it: it would push out what stays the
+/// same, and be compared with the values of all calls before, which was a twentieth of what a call costs.
+pub(crate) fn changing(headers: &mut HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let value = headers.get_mut(name)?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// Takes out of an agent's head or trailers what must not be passed on; a status that is none becomes `UNKNOWN`.
 pub(crate) fn cleanse(headers: &mut HeaderMap) {
     let foreign = |(name, value): &(&HeaderName, &HeaderValue)| {
@@ -67,6 +75,17 @@ fn is_base64(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::REPORT;
+
+    #[test]
+    fn what_changes_is_passed_on_and_not_kept() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(changing(&mut headers, REPORT), None);
+        headers.insert(REPORT, HeaderValue::from_static("a"));
+        assert!(!headers[REPORT].is_sensitive());
+        assert_eq!(changing(&mut headers, REPORT), Some(&HeaderValue::from_static("a")));
+        assert!(headers[REPORT].is_sensitive());
+    }
 
     #[test]
     fn what_would_spoil_a_connection_or_is_the_nodes_to_say_is_taken_out() {

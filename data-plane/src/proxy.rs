@@ -238,7 +238,7 @@ impl Body for Proxied {
                 Ok(mut trailers) => {
                     cleanse(&mut trailers);
                     let ended = call.status(&trailers);
-                    call.heed(&trailers);
+                    call.heed(&mut trailers);
                     this.end(ended, &mut trailers);
                     Frame::trailers(trailers)
                 }

@@ -294,7 +294,8 @@ impl Edge {
             });
             let Some(accepted) = accepted.await else { return Ok(()) };
             let (request, respond) = accepted?;
-            self.calls.spawn_local(stream(self.services.clone(), peer.clone(), request, respond));
+            // The runtime moves a task about as it begins and ends: a pointer, then, and not all that a call needs.
+            self.calls.spawn_local(Box::pin(stream(self.services.clone(), peer.clone(), request, respond)));
         }
     }
 }

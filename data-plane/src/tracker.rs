@@ -39,7 +39,7 @@ pub(crate) struct Seen {
 
 /// Calls outside of runs of which each worker keeps samples: a second, and at once. Thousands a second say no more of an
 /// agent than hundreds, and each is a row of the store. What is left out is counted; samples of runs are all kept.
-const SINGLE: (u32, u32) = (500, 4096);
+const SINGLE: (u32, u32) = (500, 1024);
 
 /// The path's end of the queue; each worker has its own.
 #[derive(Clone)]
@@ -193,7 +193,7 @@ mod tests {
         let snapshot = book.snapshot(1, Instant::now());
         Seen {
             entry: snapshot.entries().next().unwrap().clone(),
-            about: About::default(),
+            about: About { pattern: "p".into(), task: String::new() },
             outcome: CallOutcome::Answered,
             confidence: Confidence::stated(0.5),
             took: Duration::from_millis(3),
@@ -226,17 +226,15 @@ mod tests {
         let (recorder, tracker) =
             tracker(1 << 20, Arc::new(Shaky::default()), Arc::new(Simulated::new(1)), metrics.clone());
         let (burst, rate) = (SINGLE.1 as usize, SINGLE.0 as usize);
-        let keep = |count: usize| {
-            (0..count).for_each(|_| recorder.record(seen(&metrics), Instant::now()));
+        let keep = |count: usize, about: About| {
+            let one = || Seen { about: about.clone(), ..seen(&metrics) };
+            (0..count).for_each(|_| recorder.record(one(), Instant::now()));
             tracker.queue.len()
         };
-        assert_eq!(keep(2 * burst), burst);
-        tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(keep(2 * burst), burst + 3 * rate);
-        let about = About { pattern: "p".into(), task: String::new() };
-        (0..burst)
-            .for_each(|_| recorder.record(Seen { about: about.clone(), ..seen(&metrics) }, Instant::now()));
-        assert_eq!(tracker.queue.len(), 2 * burst + 3 * rate);
+        assert_eq!(keep(2 * burst, About::default()), burst);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(keep(2 * burst, About::default()), burst + rate);
+        assert_eq!(keep(burst, seen(&metrics).about), 2 * burst + rate);
     }
 
     #[tokio::test(start_paused = true)]

@@ -123,7 +123,7 @@ async fn read(call: &Call, answering: Answering, limit: usize) -> Result<Whole, 
             }
         }
     }
-    call.heed(&trailers);
+    call.heed(&mut trailers);
     if let Err(failure) = call.status(&trailers) {
         trailers.insert(SERVED_BY, call.entry.served_by.clone());
         let said = matches!(failure, Failure::Agent { .. }).then(|| Box::new((head, Some(trailers))));

@@ -9,8 +9,8 @@ use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Layer,
-    filter::{Targets, filter_fn},
+    Layer,
+    filter::{ParseError, Targets, filter_fn},
     fmt,
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -44,7 +44,7 @@ pub struct Config {
     pub service_name: String,
     /// Which process of that role: `service.instance.id` of exported spans.
     pub instance: String,
-    /// Directives such as `info,parallax_data_plane=debug`, as in `RUST_LOG`.
+    /// A level, and those of targets that differ: `info,parallax_data_plane=debug`.
     pub filter: String,
     pub format: Format,
     /// The collector's gRPC address, such as `http://localhost:4317`; spans are exported only if it is given.
@@ -52,16 +52,31 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
 }
 
+impl Config {
+    /// Whether [`init`] could be called with it.
+    ///
+    /// Errors: a bad filter or endpoint (named).
+    pub fn check(&self) -> Result<()> {
+        self.filter()?;
+        self.otlp_endpoint.as_deref().map_or(Ok(()), check_endpoint)
+    }
+
+    fn filter(&self) -> Result<Targets> {
+        self.filter
+            .parse()
+            .map_err(|e: ParseError| Error::Filter { filter: self.filter.clone(), reason: e.to_string() })
+    }
+}
+
 /// Sends logs to standard error and, given an endpoint, spans to a collector, from now to the end of the
 /// process. Call it once, first in main; it does not wait for the collector, nor need a runtime.
 ///
 /// Errors: a bad filter or endpoint (named), a second call.
 pub fn init(config: Config) -> Result<Guard> {
-    let mut filter = EnvFilter::try_new(&config.filter)
-        .map_err(|e| Error::Filter { filter: config.filter.clone(), reason: e.to_string() })?;
+    let mut filter = config.filter()?;
     if config.otlp_endpoint.is_none() {
         // Here, and not in the filter of the lines: what one layer does not want is made all the same.
-        filter = filter.add_directive(format!("{EXPORTED_ONLY}=off").parse().expect("a target and a level"));
+        filter = filter.with_target(EXPORTED_ONLY, LevelFilter::OFF);
     }
     let export =
         config.otlp_endpoint.as_deref().map(|endpoint| Export::start(&config, endpoint)).transpose()?;
@@ -115,8 +130,7 @@ struct Export {
 
 impl Export {
     fn start(config: &Config, endpoint: &str) -> Result<Self> {
-        let fail = |reason: String| Error::Endpoint { endpoint: endpoint.to_owned(), reason };
-        check_endpoint(endpoint).map_err(fail)?;
+        check_endpoint(endpoint)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("otlp")
@@ -126,7 +140,7 @@ impl Export {
         let exporter = {
             let _entered = runtime.enter();
             let builder = SpanExporter::builder().with_tonic().with_endpoint(endpoint);
-            builder.build().map_err(|e| fail(e.to_string()))?
+            builder.build().map_err(|e| bad_endpoint(endpoint, e.to_string()))?
         };
         let resource = Resource::builder()
             .with_service_name(config.service_name.clone())
@@ -144,14 +158,19 @@ impl Export {
     }
 }
 
-fn check_endpoint(endpoint: &str) -> std::result::Result<(), String> {
-    let uri: http::Uri = endpoint.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(_)) => Ok(()),
-        (Some("https"), _) => Err("https is not supported, use a collector on this machine".to_owned()),
-        (Some(scheme), _) => Err(format!("its scheme is {scheme:?}")),
-        (None, _) => Err("it has no scheme".to_owned()),
-    }
+fn check_endpoint(endpoint: &str) -> Result<()> {
+    let uri = endpoint.parse::<http::Uri>().map_err(|e| bad_endpoint(endpoint, e.to_string()))?;
+    let reason = match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => return Ok(()),
+        (Some("https"), _) => "https is not supported, use a collector on this machine".to_owned(),
+        (Some(scheme), _) => format!("its scheme is {scheme:?}"),
+        (None, _) => "it has no scheme".to_owned(),
+    };
+    Err(bad_endpoint(endpoint, reason))
+}
+
+fn bad_endpoint(endpoint: &str, reason: String) -> Error {
+    Error::Endpoint { endpoint: endpoint.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -178,8 +197,10 @@ mod tests {
             ("info", Some("https://collector:4317"), "https is not supported"),
             ("info", Some("http://two words"), "\"http://two words\""),
         ] {
-            let error = init(config(filter, endpoint)).err().unwrap();
-            assert_eq!(error.code(), crate::Code::Invalid);
+            let config = config(filter, endpoint);
+            let checked = config.check().unwrap_err();
+            let error = init(config).err().unwrap();
+            assert_eq!((error.code(), error.to_string()), (crate::Code::Invalid, checked.to_string()));
             assert!(error.to_string().contains(named), "{error}");
         }
         let guard = init(config("off", None)).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! Everything is a process of its own: two agents, a control plane, and each proxy with two workers; the client is this
 //! one. Rounds are interleaved, and what counts is the ratio to Envoy within a round, since absolute figures drift with
-//! the machine. `QUICK=1` takes a minute and shows that the bench works, no more.
+//! the machine. `QUICK=1` takes a minute and shows that the bench works, no more. `TARGETS` and `SCENES` name those that
+//! are to be measured, of all (`TARGETS=Parallax,Envoy SCENES=Saturated`).
 
 #![allow(clippy::disallowed_methods, reason = "its threads pace and wait, and its agents end with it")]
 #![allow(clippy::type_complexity)]
@@ -32,7 +33,7 @@ use report::{Figures, Report};
 use targets::{Mode, Stage, Target, WORKERS};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = ()> = std::result::Result<T, Error>;
@@ -45,6 +46,8 @@ const LARGE: usize = 64 * 1024;
 /// Messages of one streamed answer.
 const MESSAGES: usize = 100;
 const STREAMS: usize = 1000;
+/// After they were opened, until memory is read: what a proxy gives back then it did not need.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Calls a second, well below what any of them can do.
 const RATE: u32 = 4000;
 
@@ -106,15 +109,16 @@ async fn bench() -> Result {
         None => println!("SKIPPED nginx: no program nginx (apt nginx-light)"),
     }
     targets.push(stage.ours("Parallax, 1 worker", 1)?);
-    let wanted = std::env::var("TARGETS").unwrap_or_default();
-    targets.retain(|target| wanted.is_empty() || wanted.split(',').any(|name| name == target.name));
+    targets.retain(|target| wanted("TARGETS", target.name));
+    let scenes: Vec<_> =
+        Scene::ALL.into_iter().filter(|scene| wanted("SCENES", &format!("{scene:?}"))).collect();
     let agents: Vec<u32> = stage.processes[1..].iter().flat_map(targets::Process::pids).collect();
     let tls = stage.operator()?;
 
     let mut report = Report::default();
     for round in 0..rounds {
         for mode in Mode::BOTH {
-            for scene in Scene::ALL {
+            for &scene in &scenes {
                 for target in &targets {
                     if target.name.ends_with("1 worker") && scene != Scene::Saturated {
                         continue;
@@ -144,6 +148,12 @@ async fn bench() -> Result {
     eprintln!();
     report.print(rounds, lasting);
     Ok(())
+}
+
+/// Whether it is among those that the environment names, if it names any.
+fn wanted(variable: &str, name: &str) -> bool {
+    let named = std::env::var(variable).unwrap_or_default();
+    named.is_empty() || named.split(',').any(|one| one == name)
 }
 
 /// A program: where the environment says, or on the path.
@@ -207,6 +217,7 @@ async fn held(target: &Target, mode: Mode, tls: &Tls) -> Result<f64> {
     let client = client(target, mode, CONNECTIONS, tls).await?;
     let ask = Ask::new("hold", SMALL, mode.capability(), mode == Mode::Mtls);
     let open = client.hold(&ask, STREAMS).await?;
+    tokio::time::sleep(SETTLED).await;
     let proxy = target.process.as_ref().map(targets::Process::pids).unwrap_or_default();
     let resident = resident(&proxy)?;
     drop(open);

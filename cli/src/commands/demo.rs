@@ -21,7 +21,7 @@ use crate::{
     exit::{Exit, Result},
     render::{confidence, short, value},
     settings::Settings,
-    start::{Planes, Role, shutdown_signal, telemetry},
+    start::{Planes, Role, shutdown_signal},
 };
 use engines::{Kind, LanguageAgent};
 use sentences::{SENTENCES, Sentence};
@@ -54,7 +54,7 @@ pub(super) async fn run(args: &Args, keep: bool) -> Result {
     if std::env::var_os("PARALLAX_TELEMETRY__FILTER").is_none() {
         "warn".clone_into(&mut settings.telemetry.filter);
     }
-    let _telemetry = telemetry(&settings)?;
+    let _telemetry = parallax_telemetry::init(settings.telemetry()).map_err(Exit::usage)?;
     let signals = shutdown_signal()?;
     let data_dir = settings.data_dir.clone();
     let planes = Planes::start(settings, Role::BOTH).await?;
