@@ -32,7 +32,7 @@ use crate::{
     error::Failure,
     hint,
     load::{REPORT, Report},
-    metadata::{changing, cleanse},
+    metadata::{cleanse, mark_changing},
     pool::{Lease, Upstream, lost},
     tracker::Seen,
     upload::{Upload, Uploading},
@@ -127,7 +127,7 @@ impl Call {
             if !self.span.is_disabled() {
                 self.span.in_scope(|| propagate::inject(head.headers_mut()));
             }
-            changing(head.headers_mut(), TRACEPARENT);
+            mark_changing(head.headers_mut(), TRACEPARENT);
             head
         };
         let mut lease = None;
@@ -156,7 +156,7 @@ impl Call {
 
     /// What the agent says of its load, in the head or the trailers of an answer.
     pub(crate) fn heed(&self, headers: &mut HeaderMap) {
-        if let Some(report) = changing(headers, REPORT).and_then(Report::read) {
+        if let Some(report) = mark_changing(headers, REPORT).and_then(Report::read) {
             self.entry.vitals.load.reports(report, Instant::now());
         }
     }
@@ -247,7 +247,7 @@ impl Drop for Call {
 /// A request's head as it goes to an agent: what is `left` of the time, and whom a gateway is to pass it on to.
 pub(crate) fn head(entry: &Entry, path: PathAndQuery, mut headers: HeaderMap, left: Duration) -> Request<()> {
     headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
-    changing(&mut headers, GRPC_TIMEOUT);
+    mark_changing(&mut headers, GRPC_TIMEOUT);
     if let Some((tenant, id)) = &entry.through {
         headers.insert(TENANT, tenant.clone());
         headers.insert(AGENT, id.clone());

@@ -44,7 +44,7 @@ use crate::{
     caller::{Caller, Sent},
     error::Failure,
     fallback::SERVED_BY,
-    metadata::changing,
+    metadata::mark_changing,
     opted::{Answered, By, Opted, Plan, Wishes},
     proxy::{ANALYZE, Origin},
     tracker::micros,
@@ -279,7 +279,7 @@ fn headers(origin: &Origin, wanted: &WireCall) -> Result<HeaderMap, Failure> {
             Err(_) => return Err(Failure::Malformed(format!("the call's {name} is no plain text"))),
         }
     }
-    changing(&mut headers, EFFECT);
+    mark_changing(&mut headers, EFFECT);
     Ok(headers)
 }
 

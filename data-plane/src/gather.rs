@@ -20,7 +20,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// When this much waits the writer must wait too. Bytes.
+/// No more waits than this: then the writer must wait too. Bytes.
 const FULL: usize = 64 * 1024;
 /// What is read in one wake-up. Bytes; the last read may go beyond it.
 const SLICE: usize = 32 * 1024;
@@ -32,7 +32,10 @@ thread_local! {
 
 struct Inner<S> {
     stream: S,
+    /// Up to [`FULL`].
     waiting: Vec<u8>,
+    /// The stream below has taken it all, and has not passed all of it on.
+    unflushed: bool,
     /// How often something was read.
     heard: u64,
     /// Bytes that were read in this wake-up.
@@ -52,7 +55,14 @@ impl<S> Clone for Gather<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self(Rc::new(RefCell::new(Inner { stream, waiting: Vec::new(), heard: 0, read: 0, error: None })))
+        Self(Rc::new(RefCell::new(Inner {
+            stream,
+            waiting: Vec::new(),
+            unflushed: false,
+            heard: 0,
+            read: 0,
+            error: None,
+        })))
     }
 
     /// `task`, with what it writes to this stream written after each of its wake-ups, and a slice read in each.
@@ -67,35 +77,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
-    /// Writes all that waits, and flushes the stream below.
+    /// Writes all that waits, and flushes the stream below. What waits after an error is lost.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.error.take() {
             return Poll::Ready(Err(error));
         }
         let mut written = 0;
         while written < self.waiting.len() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.waiting[written..])? {
-                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(more) => written += more,
+            match Pin::new(&mut self.stream).poll_write(cx, &self.waiting[written..]) {
+                Poll::Ready(Ok(more)) if more > 0 => written += more,
+                Poll::Ready(ended) => {
+                    self.give_back();
+                    return Poll::Ready(ended.and(Err(io::ErrorKind::WriteZero.into())));
+                }
                 Poll::Pending => {
                     self.waiting.drain(..written);
                     return Poll::Pending;
                 }
             }
         }
-        self.forget();
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.give_back();
+        // TLS may have taken all, and wait for the socket itself.
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unflushed = flushed.is_pending();
+        flushed
     }
 
-    /// Nothing waits any more.
-    fn forget(&mut self) {
+    fn give_back(&mut self) {
         self.waiting.clear();
         if self.waiting.capacity() > 0 {
             SPARE.set(std::mem::take(&mut self.waiting));
         }
     }
 
-    /// Takes what is written; Pending when so much waits that the writer must too.
+    /// Takes as much as there is room for.
     fn poll_take(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.waiting.len() >= FULL || self.error.is_some() {
             ready!(self.poll_drain(cx))?;
@@ -103,8 +118,12 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         if self.waiting.capacity() == 0 {
             self.waiting = SPARE.take();
         }
-        bufs.iter().for_each(|buf| self.waiting.extend_from_slice(buf));
-        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+        let before = self.waiting.len();
+        for buf in bufs {
+            let room = FULL - self.waiting.len();
+            self.waiting.extend_from_slice(&buf[..buf.len().min(room)]);
+        }
+        Poll::Ready(Ok(self.waiting.len() - before))
     }
 }
 
@@ -169,10 +188,9 @@ impl<F: Future, S: AsyncWrite + Unpin> Future for Gathering<F, S> {
         this.gather.0.borrow_mut().read = 0;
         let polled = this.task.poll(cx);
         let mut inner = this.gather.0.borrow_mut();
-        if !inner.waiting.is_empty() {
+        if inner.unflushed || !inner.waiting.is_empty() {
             // Pending: the stream wakes this task when it takes more.
             if let Poll::Ready(Err(e)) = inner.poll_drain(cx) {
-                inner.forget();
                 inner.error = Some(e);
                 // So that the connection hears of it, by its next write at the latest.
                 cx.waker().wake_by_ref();
@@ -226,6 +244,90 @@ mod tests {
             read = far.read_exact(&mut got) => drop(read.unwrap()),
         }
         assert_eq!(&got, b"ab");
+    }
+
+    /// As TLS is: it takes what is written, and is flushed when its peer has read so often.
+    struct Buffering {
+        pending: usize,
+        flushed: bool,
+    }
+
+    impl AsyncRead for Buffering {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.pending == 0 {
+                self.flushed = true;
+                return Poll::Ready(Ok(()));
+            }
+            self.pending -= 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_below_holds_back_is_flushed_when_it_can_be() {
+        let mut gather = Gather::new(Buffering { pending: 3, flushed: false });
+        let seen = gather.clone();
+        let task = gather.clone().gathering(async move {
+            gather.write_all(b"the last of it").await.unwrap();
+            std::future::poll_fn(|_| match seen.0.borrow().stream.flushed {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            })
+            .await;
+        });
+        // Its last wake-up finds it flushed by the one before.
+        let tries = std::cell::Cell::new(0);
+        tokio::pin!(task);
+        std::future::poll_fn(|cx| {
+            tries.set(tries.get() + 1);
+            match task.as_mut().poll(cx) {
+                Poll::Pending if tries.get() > 10 => panic!("it is never flushed"),
+                Poll::Pending => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                ready => ready,
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn no_more_waits_than_may_however_large_a_write_is() {
+        let (near, mut far) = duplex(1024);
+        let mut gather = Gather::new(near);
+        let seen = gather.clone();
+        let writer = gather.clone().gathering(async move {
+            gather.write_all(&vec![1; 20 * FULL]).await.unwrap();
+            gather.shutdown().await.unwrap();
+        });
+        let reader = async {
+            let (mut all, mut buf) = (0, [0; 4096]);
+            loop {
+                assert!(seen.0.borrow().waiting.len() <= FULL);
+                match far.read(&mut buf).await.unwrap() {
+                    0 => return all,
+                    read => all += read,
+                }
+            }
+        };
+        let ((), all) = tokio::join!(writer, reader);
+        assert_eq!(all, 20 * FULL);
     }
 
     #[tokio::test]

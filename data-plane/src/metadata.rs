@@ -23,9 +23,9 @@ pub(crate) fn spoils(name: &str, value: &HeaderValue) -> bool {
     name.starts_with("grpc-") && NUMBERS.contains(&name) && !is_number(value)
 }
 
-/// A value that differs from call to call, if it is there. HPACK is not to keep it: it would push out what stays the
+/// Marks a value that differs from call to call, if it is there. HPACK is not to keep it: it would push out what stays the
 /// same, and be compared with the values of all calls before, which was a twentieth of what a call costs.
-pub(crate) fn changing(headers: &mut HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+pub(crate) fn mark_changing(headers: &mut HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let value = headers.get_mut(name)?;
     value.set_sensitive(true);
     Some(value)
@@ -80,10 +80,10 @@ mod tests {
     #[test]
     fn what_changes_is_passed_on_and_not_kept() {
         let mut headers = HeaderMap::new();
-        assert_eq!(changing(&mut headers, REPORT), None);
+        assert_eq!(mark_changing(&mut headers, REPORT), None);
         headers.insert(REPORT, HeaderValue::from_static("a"));
         assert!(!headers[REPORT].is_sensitive());
-        assert_eq!(changing(&mut headers, REPORT), Some(&HeaderValue::from_static("a")));
+        assert_eq!(mark_changing(&mut headers, REPORT), Some(&HeaderValue::from_static("a")));
         assert!(headers[REPORT].is_sensitive());
     }
 

@@ -62,9 +62,14 @@ impl Config {
     }
 
     fn filter(&self) -> Result<Targets> {
-        self.filter
-            .parse()
-            .map_err(|e: ParseError| Error::Filter { filter: self.filter.clone(), reason: e.to_string() })
+        let fail = |reason: &str| Error::Filter { filter: self.filter.clone(), reason: reason.to_owned() };
+        let parts = self.filter.split(',').map(str::trim);
+        // They would be read as targets of this name.
+        if parts.clone().any(|part| part.contains(['[', ' ']) || part.ends_with('=')) {
+            return Err(fail("each part is a level, or a target and its level"));
+        }
+        let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+        parts.join(",").parse().map_err(|e: ParseError| fail(&e.to_string()))
     }
 }
 
@@ -191,6 +196,8 @@ mod tests {
     fn bad_settings_are_named_and_change_nothing() {
         for (filter, endpoint, named) in [
             ("info,parallax=loud", None, "\"info,parallax=loud\""),
+            ("info,parallax[call]=debug", None, "a target and its level"),
+            ("info,parallax=", None, "a target and its level"),
             ("info", Some(""), "OTLP endpoint \"\""),
             ("info", Some("localhost:4317"), "\"localhost:4317\""),
             ("info", Some("ftp://localhost"), "its scheme is \"ftp\""),
@@ -202,6 +209,12 @@ mod tests {
             let error = init(config).err().unwrap();
             assert_eq!((error.code(), error.to_string()), (crate::Code::Invalid, checked.to_string()));
             assert!(error.to_string().contains(named), "{error}");
+        }
+        for lenient in ["info,", "info, h2=debug", " info ,, h2=debug"] {
+            let filter = config(lenient, None).filter().unwrap();
+            assert!(filter.would_enable("parallax", &tracing::Level::INFO), "{lenient}");
+            let debug = filter.would_enable("h2", &tracing::Level::DEBUG);
+            assert_eq!(debug, lenient.contains("h2"), "{lenient}");
         }
         let guard = init(config("off", None)).unwrap();
         guard.shutdown(Duration::ZERO).unwrap();

@@ -108,10 +108,13 @@ async fn bench() -> Result {
         Some(program) => targets.push(stage.other("nginx", &program, nginx_arguments, targets::nginx)?),
         None => println!("SKIPPED nginx: no program nginx (apt nginx-light)"),
     }
-    targets.push(stage.ours("Parallax, 1 worker", 1)?);
+    targets.push(stage.ours("Parallax with 1 worker", 1)?);
     targets.retain(|target| wanted("TARGETS", target.name));
     let scenes: Vec<_> =
         Scene::ALL.into_iter().filter(|scene| wanted("SCENES", &format!("{scene:?}"))).collect();
+    if targets.is_empty() || scenes.is_empty() {
+        return Err(format!("TARGETS or SCENES name none of theirs: {:?}", Scene::ALL).into());
+    }
     let agents: Vec<u32> = stage.processes[1..].iter().flat_map(targets::Process::pids).collect();
     let tls = stage.operator()?;
 

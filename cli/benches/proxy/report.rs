@@ -111,7 +111,7 @@ impl Report {
             let streamed = self.of(mode, Scene::Streamed, OURS)?.iter();
             median(streamed.zip(self.of(mode, Scene::Saturated, OURS)?).map(|(s, u)| s["CPU"] / u["CPU"]))
         };
-        let one = |figure| self.ratio(Mode::H2c, Scene::Saturated, OURS, "Parallax, 1 worker", figure);
+        let one = |figure| self.ratio(Mode::H2c, Scene::Saturated, OURS, "Parallax with 1 worker", figure);
         use {Mode::*, Scene::*};
         let goals = [
             ("CPU per call to Envoy's, h2c", to_base(H2c, Saturated, "CPU"), Limit::AtMost(0.45)),
