@@ -83,7 +83,7 @@ impl Caller {
         // Why another is asked, and whose budget pays for that.
         let mut last: Option<(Failed, Arc<Shared>)> = None;
         loop {
-            let (call, group) = match (self.begin(ask, &tried, false), last.take()) {
+            let (call, group) = match (self.begin(ask, &tried, None), last.take()) {
                 (Ok(begun), None) => begun,
                 (Ok(begun), Some(_)) => {
                     self.metrics.retries.inc();
@@ -219,7 +219,7 @@ impl Caller {
             ended = &mut first => return ended,
             () = sleep(patience) => {}
         }
-        let Some(second) = self.hedge(ask, sent, &tried, group) else { return first.await };
+        let Some(second) = self.hedge(ask, sent, &tried, group, patience) else { return first.await };
         self.metrics.hedges.inc();
         let second = self.attempt(ask, sent, &tried, second, Some(group));
         tokio::pin!(second);
@@ -246,19 +246,20 @@ impl Caller {
         }
     }
 
-    /// The second call, if there is somebody who has room to spare for it, and the budget allows it: where there is
-    /// more to do than can be done, asking twice makes everybody wait.
+    /// The second call, if there is somebody who can help, and the budget allows it: where there is more to do than can
+    /// be done, asking twice makes everybody wait.
     fn hedge(
         self: &Rc<Self>,
         ask: &Ask<'_>,
         sent: &Sent<'_>,
         tried: &[Arc<Entry>],
         group: &Shared,
+        waited: Duration,
     ) -> Option<Call> {
         if !sent.upload.shareable() || !group.hedge(Instant::now()) {
             return None;
         }
-        let begun = self.begin(ask, tried, true).ok();
+        let begun = self.begin(ask, tried, Some(waited)).ok();
         if begun.is_none() {
             group.hedges.give_back();
         }

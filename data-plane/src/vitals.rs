@@ -110,9 +110,10 @@ impl Vitals {
                 || largest().is_none_or(|largest| in_flight < largest))
     }
 
-    /// Whether a quarter of its limit is free: an extra call then takes nobody's place.
-    pub(crate) fn has_room_to_spare(&self) -> bool {
-        4 * self.in_flight() < 3 * self.limit.get()
+    /// Whether it can be asked beside another that was waited for so long: a quarter of its limit is free, so that an
+    /// extra call takes nobody's place, and it does not usually take longer itself.
+    pub(crate) fn can_help(&self, waited: Duration) -> bool {
+        4 * self.in_flight() < 3 * self.limit.get() && self.latency().is_none_or(|usual| usual <= waited)
     }
 
     /// Its limit, if it has had a queue.
@@ -454,9 +455,10 @@ mod tests {
         assert!(vitals.has_room_beside(|| Some(4)));
         vitals.call_began(begun);
         assert!(!vitals.has_room_beside(|| Some(4)));
-        assert!(vitals.has_room_to_spare());
+        // Each of its calls took 100 ms.
+        assert!(vitals.can_help(took) && !vitals.can_help(took / 2));
         (60..750).for_each(|_| _ = vitals.call_began(begun));
-        assert!(!vitals.has_room_to_spare() && vitals.has_room());
+        assert!(!vitals.can_help(took) && vitals.has_room());
     }
 
     #[test]

@@ -18,13 +18,13 @@ use crate::{
 };
 
 impl Caller {
-    /// Chooses an agent that was not yet tried and lets the call in; its group, if there are others in it. An `extra`
-    /// call goes only where there is room to spare.
+    /// Chooses an agent that was not yet tried and lets the call in; its group, if there are others in it. One that is
+    /// asked `beside` another, after so long, has room to spare and does not usually take longer than that.
     pub(super) fn begin(
         self: &Rc<Self>,
         ask: &Ask<'_>,
         tried: &[Arc<Entry>],
-        extra: bool,
+        beside: Option<Duration>,
     ) -> Result<(Call, Option<Arc<Shared>>), Failure> {
         let now = if tried.is_empty() { ask.started } else { Instant::now() };
         let tenant = ask.tenant;
@@ -51,7 +51,7 @@ impl Caller {
                 let group = agents
                     .and_then(|tenant| tenant.capabilities.get(capability))
                     .ok_or_else(|| Failure::no_capability(tenant, capability, known()))?;
-                let (entry, passes) = self.enter(group, ask, tried, extra, now).ok_or_else(|| {
+                let (entry, passes) = self.enter(group, ask, tried, beside, now).ok_or_else(|| {
                     let count = group.members.len();
                     let who = || format!("the {count} agents with the capability \"{capability}\"");
                     self.refusal(&group.members, ask.pattern, now, tried, who)
@@ -67,7 +67,7 @@ impl Caller {
         group: &'a Group,
         ask: &Ask<'_>,
         tried: &[Arc<Entry>],
-        extra: bool,
+        beside: Option<Duration>,
         now: Instant,
     ) -> Option<(&'a Arc<Entry>, Passes)> {
         let members = &group.members;
@@ -86,7 +86,7 @@ impl Caller {
         let largest = || *largest.get_or_init(tested);
         let admits = |entry: &Arc<Entry>| {
             entry.vitals.has_room_beside(largest)
-                && (!extra || entry.vitals.has_room_to_spare())
+                && beside.is_none_or(|waited| entry.vitals.can_help(waited))
                 && !tried.iter().any(|tried| Arc::ptr_eq(tried, entry))
                 && match standing(entry) {
                     Standing::Admitted => true,

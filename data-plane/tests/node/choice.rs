@@ -178,7 +178,7 @@ async fn hedging(
 ) -> (Node, Channel, Arc<AtomicBool>, [Agent; 2]) {
     let node = world
         .node_with(|config| {
-            config.hedge = Hedge { budget_percent: 100, ..Hedge::default() };
+            config.hedge = Hedge { budget_percent: 100, min_delay_ms: 20, ..Hedge::default() };
             change(config);
         })
         .await;
@@ -224,7 +224,7 @@ async fn a_slow_call_is_hedged_the_first_answer_counts_and_the_other_agent_hears
 }
 
 #[tokio::test]
-async fn no_second_agent_is_asked_that_has_enough_to_do() {
+async fn no_second_agent_is_asked_that_has_enough_to_do_or_takes_longer() {
     let world = World::new().await;
     let (node, operator, hang, _agents) = hedging(&world, |config| {
         config.balance.strategy = Strategy::LeastRequest;
@@ -249,7 +249,13 @@ async fn no_second_agent_is_asked_that_has_enough_to_do() {
         hedges = asked => assert_eq!(hedges, 0),
     }
     node.shows("b", "in_flight", 0).await;
-    assert_eq!(in_vain().await, 1, "now it has");
+    assert_eq!(in_vain().await, 0, "it has room, and has taken longer than anybody is waited for");
+    hang.store(false, SeqCst);
+    for _ in 0..400 {
+        served_by(&ask(&operator, &[TEST]).await);
+    }
+    hang.store(true, SeqCst);
+    assert_eq!(in_vain().await, 1, "both are quick again");
 }
 
 #[tokio::test]
