@@ -79,6 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
 impl<S: AsyncWrite + Unpin> Inner<S> {
     /// Writes all that waits, and flushes the stream below. What waits after an error is lost.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unflushed = false;
         if let Some(error) = self.error.take() {
             return Poll::Ready(Err(error));
         }
@@ -246,10 +247,10 @@ mod tests {
         assert_eq!(&got, b"ab");
     }
 
-    /// As TLS is: it takes what is written, and is flushed when its peer has read so often.
+    /// As TLS is: it takes what is written, and passes it on when it has been asked to so often. Then it breaks.
     struct Buffering {
         pending: usize,
-        flushed: bool,
+        passed_on: bool,
     }
 
     impl AsyncRead for Buffering {
@@ -260,17 +261,16 @@ mod tests {
 
     impl AsyncWrite for Buffering {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(buf.len()))
+            Poll::Ready(if self.passed_on { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(buf.len()) })
         }
 
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            if self.pending == 0 {
-                self.flushed = true;
-                return Poll::Ready(Ok(()));
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.pending > 0 {
+                self.pending -= 1;
+                return Poll::Pending;
             }
-            self.pending -= 1;
-            cx.waker().wake_by_ref();
-            Poll::Pending
+            self.passed_on = true;
+            Poll::Ready(Ok(()))
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -279,32 +279,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_stream_below_holds_back_is_flushed_when_it_can_be() {
-        let mut gather = Gather::new(Buffering { pending: 3, flushed: false });
+    async fn what_the_stream_below_holds_back_is_passed_on_when_it_can_be() {
+        let mut gather = Gather::new(Buffering { pending: 2, passed_on: false });
         let seen = gather.clone();
         let task = gather.clone().gathering(async move {
             gather.write_all(b"the last of it").await.unwrap();
-            std::future::poll_fn(|_| match seen.0.borrow().stream.flushed {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            })
-            .await;
+            std::future::pending::<()>().await;
         });
-        // Its last wake-up finds it flushed by the one before.
-        let tries = std::cell::Cell::new(0);
         tokio::pin!(task);
-        std::future::poll_fn(|cx| {
-            tries.set(tries.get() + 1);
-            match task.as_mut().poll(cx) {
-                Poll::Pending if tries.get() > 10 => panic!("it is never flushed"),
-                Poll::Pending => {
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                }
-                ready => ready,
-            }
-        })
-        .await;
+        for woken in 1..=3 {
+            assert!(futures::poll!(task.as_mut()).is_pending());
+            assert_eq!(seen.0.borrow().stream.passed_on, woken == 3, "woken {woken} times");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_break_is_told_once() {
+        let mut gather = Gather::new(Buffering { pending: 1, passed_on: false });
+        let seen = gather.clone();
+        let task = gather.clone().gathering(async move {
+            gather.write_all(b"held back").await.unwrap();
+            tokio::task::yield_now().await;
+            gather.0.borrow_mut().stream.passed_on = true;
+            gather.write_all(b"lost").await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        tokio::pin!(task);
+        for _ in 0..2 {
+            assert!(futures::poll!(task.as_mut()).is_pending());
+        }
+        let inner = seen.0.borrow();
+        assert!(
+            inner.error.is_some() && !inner.unflushed && inner.waiting.is_empty(),
+            "nothing more is tried"
+        );
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! `parallax data-plane` in a program of its own: an eighth of the size, for where nodes stand alone.
+//! `parallax data-plane` in a program of its own: a tenth of the size, for where nodes stand alone.
 
 use std::process::ExitCode;
 
