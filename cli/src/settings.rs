@@ -28,6 +28,9 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// How long calls and runs in flight may take to end when the process stops.
     pub drain_seconds: u64,
+    /// How long a process that was told to stop goes on as before, and says that it is not ready, until whoever spreads
+    /// calls over processes has noticed; a second signal ends that. It comes before the drain.
+    pub shutdown_delay_seconds: u64,
     pub control_plane: ControlPlane,
     pub data_plane: DataPlane,
     pub stores: Stores,
@@ -267,6 +270,7 @@ impl Settings {
         Self {
             data_dir,
             drain_seconds: 10,
+            shutdown_delay_seconds: 0,
             control_plane: ControlPlane {
                 http: loopback(3000),
                 grpc: loopback(50051),

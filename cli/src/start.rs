@@ -11,7 +11,7 @@ use parallax_runtime::{
     store::Stores,
 };
 use parallax_security::{Authority, Files, Kind, Plaintext, Tls};
-use parallax_telemetry::init;
+use parallax_telemetry::{admin::Block, init};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
@@ -76,21 +76,28 @@ pub async fn run(args: &Args, start: &args::Start) -> Result {
 pub async fn serve(place: &Place, serve: &args::Serve, role: Role) -> Result {
     let mut loaded = Settings::load(place, &serve.flags())?;
     let telemetry = init(loaded.settings.telemetry()).map_err(Exit::usage)?;
-    let stop = shutdown_signal()?;
+    let mut shutdown = Shutdown::catch()?;
+    let delay = Duration::from_secs(loaded.settings.shutdown_delay_seconds);
     let mut hangup = catch(SignalKind::hangup())?;
     let planes = Planes::start(loaded.settings.clone(), role).await?;
     print_addresses(&planes.addresses);
     let (ready, mut said) = (planes.ready(), false);
-    tokio::pin!(stop, ready);
+    tokio::pin!(ready);
     loop {
         tokio::select! {
-            () = &mut stop => break,
+            () = shutdown.told() => break,
             () = &mut ready, if !said => {
                 said = true;
                 say(format_args!("ready (process {})", planes.addresses.pid));
             }
             _ = hangup.recv() => planes.reload(&mut loaded, Settings::load(place, &serve.flags())),
         }
+    }
+    let _unready = planes.unready();
+    if !delay.is_zero() {
+        info!("not ready any more, and stopping after {} s (shutdown_delay_seconds)", delay.as_secs());
+        // It stops then, whether it was told again or not.
+        _ = tokio::time::timeout(delay, shutdown.told()).await;
     }
     info!("stopping");
     planes.stop().await;
@@ -103,6 +110,7 @@ pub struct Planes {
     life: Lifecycle,
     drain: Duration,
     reload: Arc<Notify>,
+    control_plane: Option<ControlPlane>,
     data_plane: Option<DataPlane>,
     /// Released last.
     _owned: Owned,
@@ -122,7 +130,7 @@ impl Planes {
             (Stores::new(env.clone(), life.clone()), Certificates::open(&settings, env.clone())?);
         let ground =
             Ground { settings: &settings, role, env, life: &life, reload: &reload, stores, certificates };
-        let (addresses, data_plane) = match planes(&ground).await {
+        let (addresses, control_plane, data_plane) = match planes(&ground).await {
             Ok(started) => started,
             Err(exit) => {
                 life.drain(settings.drain()).await;
@@ -130,7 +138,8 @@ impl Planes {
             }
         };
         owned.announce(&addresses)?;
-        Ok(Self { addresses, life, drain: settings.drain(), reload, data_plane, _owned: owned })
+        let drain = settings.drain();
+        Ok(Self { addresses, life, drain, reload, control_plane, data_plane, _owned: owned })
     }
 
     /// Until the node of this process, if there is one, knows whom it can call.
@@ -165,6 +174,13 @@ impl Planes {
         }
     }
 
+    /// Says that no plane is ready as long as what it returns is kept.
+    fn unready(&self) -> Vec<Block> {
+        let control_plane = self.control_plane.as_ref().map(|plane| &plane.readiness);
+        let all = control_plane.into_iter().chain(self.data_plane.as_ref().map(DataPlane::readiness));
+        all.map(|readiness| readiness.block("stopping")).collect()
+    }
+
     /// Stops accepting, drains, and lets go of the directory.
     pub async fn stop(self) {
         if !self.life.drain(self.drain).await {
@@ -184,7 +200,7 @@ struct Ground<'a> {
     certificates: Certificates,
 }
 
-async fn planes(ground: &Ground<'_>) -> Result<(Addresses, Option<DataPlane>)> {
+async fn planes(ground: &Ground<'_>) -> Result<(Addresses, Option<ControlPlane>, Option<DataPlane>)> {
     let mut addresses =
         Addresses { pid: std::process::id(), http: None, grpc: None, data_plane: None, admin: None };
     let (mut control_plane, mut data_plane) = (None, None);
@@ -198,13 +214,13 @@ async fn planes(ground: &Ground<'_>) -> Result<(Addresses, Option<DataPlane>)> {
         (addresses.data_plane, addresses.admin) = (Some(plane.grpc_addr()), Some(plane.admin_addr()));
         data_plane = Some(plane);
     }
-    if let Some(plane) = control_plane
+    if let Some(plane) = &control_plane
         && !plane.ready(PATIENCE).await
     {
         let waiting = plane.readiness.pending().join(", ");
         return Err(Exit::failed(format!("not ready after {PATIENCE:?}; still waiting for: {waiting}")));
     }
-    Ok((addresses, data_plane))
+    Ok((addresses, control_plane, data_plane))
 }
 
 async fn control_plane(ground: &Ground<'_>) -> Result<ControlPlane> {
@@ -341,18 +357,28 @@ fn catch(kind: SignalKind) -> Result<Signal> {
     signal(kind).map_err(|e| Exit::failed(format!("signals cannot be caught: {e}")))
 }
 
-/// Resolves at SIGINT or SIGTERM; listens from now on.
-///
-/// # Errors
-/// Signals that cannot be caught.
-pub fn shutdown_signal() -> Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
-    Ok(async move {
+/// SIGINT and SIGTERM, which end nothing by themselves any more.
+pub struct Shutdown {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Shutdown {
+    /// Catches them from now on.
+    ///
+    /// # Errors
+    /// Signals that cannot be caught.
+    pub fn catch() -> Result<Self> {
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+    }
+
+    /// Resolves at the next of them.
+    pub async fn told(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-    })
+    }
 }
 
 /// The same command without `-d`, on its own, until it is ready.

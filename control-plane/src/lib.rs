@@ -47,6 +47,7 @@ use parallax_runtime::{
 use parallax_security::{Alpn, Plaintext, Tls};
 use parallax_telemetry::{admin::Readiness, metrics};
 use thiserror::Error;
+use tonic_health::ServingStatus;
 
 pub use dispatch::Nodes;
 pub use error::{Error, Result};
@@ -138,7 +139,7 @@ impl ControlPlane {
         let webhooks = Webhooks::open(store, &runs, config.private_webhooks);
         let readiness = Readiness::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.set_service_status("", ServingStatus::NotServing).await;
 
         let grpc_router = tonic::service::Routes::default()
             .add_service(health_service)
@@ -185,8 +186,16 @@ impl ControlPlane {
         life.spawn_until_stopped("readiness", async move {
             nodes.wait_for(config.nodes_wanted).await;
             runs.keep();
-            health.set_service_status("", tonic_health::ServingStatus::Serving).await;
             drop(waiting);
+        });
+        let followed = readiness.clone();
+        life.spawn_until_stopped("health", async move {
+            loop {
+                followed.ready().await;
+                health.set_service_status("", ServingStatus::Serving).await;
+                followed.blocked().await;
+                health.set_service_status("", ServingStatus::NotServing).await;
+            }
         });
         Ok(Self { grpc: grpc_addr, http: http_addr, readiness })
     }

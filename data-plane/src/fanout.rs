@@ -69,6 +69,7 @@ pub(crate) enum Job {
 /// A driver's stream.
 pub(crate) struct Stream {
     pub(crate) origin: Origin,
+    pub(crate) priority: Priority,
     pub(crate) calls: Streaming<DispatchRequest>,
     pub(crate) outcomes: mpsc::Sender<Result<CallOutcome, Status>>,
 }
@@ -84,7 +85,7 @@ pub(crate) async fn serve(caller: Rc<Caller>, job: Job, stopping: impl Future<Ou
 /// Serves one stream to its end. A driver that only closes its side still gets the outcomes of its calls, and
 /// so does everyone when the node stops: a call that has no outcome by the end was not begun.
 async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Output = ()>) {
-    let Stream { origin, mut calls, outcomes } = stream;
+    let Stream { origin, priority, mut calls, outcomes } = stream;
     let origin = Rc::new(origin);
     // Dropping it cancels what is left.
     let mut running = JoinSet::new();
@@ -101,7 +102,7 @@ async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Outp
             let (cancel, cancelled) = oneshot::channel();
             // A second call of the same id hides the first from cancellation, no more.
             cancels.insert(call.call_id, cancel);
-            let question = Question::of(&caller, call.request.take());
+            let question = Question::of(&caller, call.request.take(), priority);
             running.spawn_local(perform(caller.clone(), origin.clone(), call, question, cancelled));
         }
         if !open && running.is_empty() {
@@ -213,6 +214,7 @@ fn outcome(
 
 /// What an agent is sent, or several; encoded once.
 struct Question {
+    priority: Priority,
     pattern: String,
     task: String,
     timeout: Duration,
@@ -221,7 +223,7 @@ struct Question {
 
 impl Question {
     /// With the node's deadline if it has none.
-    fn of(caller: &Caller, request: Option<AgentRequest>) -> Rc<Self> {
+    fn of(caller: &Caller, request: Option<AgentRequest>, priority: Priority) -> Rc<Self> {
         let mut request = request.unwrap_or_default();
         if request.timeout_ms <= 0 {
             let default = caller.config.now().default_deadline.as_millis();
@@ -229,7 +231,7 @@ impl Question {
         }
         let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default());
         let framed = framed(&request);
-        Rc::new(Self { pattern: request.pattern_name, task: request.task_id, timeout, framed })
+        Rc::new(Self { priority, pattern: request.pattern_name, task: request.task_id, timeout, framed })
     }
 }
 
@@ -245,7 +247,7 @@ fn ask<'a>(origin: &'a Origin, wanted: &'a WireCall, question: &'a Question) -> 
         target,
         started: tokio::time::Instant::now(),
         timeout: Some(question.timeout),
-        priority: Priority::Default,
+        priority: question.priority,
         pattern: &question.pattern,
         recorded: Some(About { pattern: question.pattern.clone(), task: question.task.clone() }),
         unary: true,

@@ -71,7 +71,7 @@ use parallax_security::Tls;
 use parallax_telemetry::{Registry, admin::Readiness, metrics::DataPlaneMetrics};
 use tokio::sync::oneshot;
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
+use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info};
 
 pub use balance::{Balance, Strategy};
@@ -138,9 +138,7 @@ impl DataPlane {
         let cache = Arc::new(Cache::new(current.clone(), metrics.cache.clone()));
         let holding = Holding::new(current.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
-        for service in HEALTH_SERVICES {
-            health.set_service_status(service, ServingStatus::NotServing).await;
-        }
+        tell(&health, ServingStatus::NotServing).await;
         for (number, listener) in listeners.into_iter().enumerate() {
             let worker = server::Worker {
                 config: current.clone(),
@@ -236,20 +234,27 @@ impl DataPlane {
 /// What gRPC health checks ask about: the node, and its service.
 const HEALTH_SERVICES: [&str; 2] = ["", SERVICE_NAME];
 
-async fn report_health(health: tonic_health::server::HealthReporter, readiness: Readiness, life: Lifecycle) {
-    tokio::select! {
-        () = readiness.ready() => {}
-        () = life.stopping() => {}
-    }
-    if !life.is_stopping() {
-        for service in HEALTH_SERVICES {
-            health.set_service_status(service, ServingStatus::Serving).await;
+async fn report_health(mut health: HealthReporter, readiness: Readiness, life: Lifecycle) {
+    let following = async {
+        loop {
+            readiness.ready().await;
+            tell(&health, ServingStatus::Serving).await;
+            readiness.blocked().await;
+            tell(&health, ServingStatus::NotServing).await;
         }
-        life.stopping().await;
+    };
+    tokio::select! {
+        () = life.stopping() => {}
+        () = following => {}
     }
-    let mut health = health;
     for service in HEALTH_SERVICES {
         // Ends the watches too, which would hold up the drain.
         health.clear_service_status(service).await;
+    }
+}
+
+async fn tell(health: &HealthReporter, status: ServingStatus) {
+    for service in HEALTH_SERVICES {
+        health.set_service_status(service, status).await;
     }
 }

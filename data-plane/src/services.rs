@@ -37,8 +37,8 @@ use tonic::{Status, Streaming, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
-    admission::Held,
-    ask::{GRPC_TIMEOUT, parse_grpc_timeout},
+    admission::{Held, Priority},
+    ask::{GRPC_TIMEOUT, Routing, parse_grpc_timeout},
     breaker::Phase,
     caller::Caller,
     directory::Directory,
@@ -190,9 +190,10 @@ impl DataPlane for Dispatcher {
         &self,
         request: tonic::Request<Streaming<DispatchRequest>>,
     ) -> Result<tonic::Response<Self::DispatchStream>, Status> {
-        let origin = origin(&request)?;
+        let (origin, priority) = (origin(&request)?, priority(&request)?);
         let (outcomes, stream) = mpsc::channel(OUTCOMES);
-        self.hand_over(Job::Dispatch(Stream { origin, calls: request.into_inner(), outcomes })).await?;
+        self.hand_over(Job::Dispatch(Stream { origin, priority, calls: request.into_inner(), outcomes }))
+            .await?;
         Ok(tonic::Response::new(ReceiverStream::new(stream)))
     }
 
@@ -202,14 +203,16 @@ impl DataPlane for Dispatcher {
         &self,
         request: tonic::Request<FanOutRequest>,
     ) -> Result<tonic::Response<Self::FanOutStream>, Status> {
-        let (origin, headers) = (origin(&request)?, request.metadata().as_ref());
+        let (origin, priority) = (origin(&request)?, priority(&request)?);
+        let headers = request.metadata().as_ref();
         let timeout = headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose();
         let timeout = timeout.map_err(|failure| status(&failure))?;
         let traceparent = headers.get("traceparent").and_then(|trace| trace.to_str().ok());
         let traceparent = traceparent.unwrap_or_default().to_owned();
         let (events, stream) = mpsc::channel(MAX_AGENTS + 1);
         let held = request.extensions().get::<Arc<Held>>().cloned();
-        let many = Many { origin, request: request.into_inner(), held, timeout, traceparent, events };
+        let request = request.into_inner();
+        let many = Many { origin, priority, request, held, timeout, traceparent, events };
         self.hand_over(Job::FanOut(many)).await?;
         Ok(tonic::Response::new(ReceiverStream::new(stream)))
     }
@@ -238,6 +241,12 @@ impl Dispatcher {
 fn origin<T>(request: &tonic::Request<T>) -> Result<Origin, Status> {
     let origin = request.extensions().get::<Arc<Origin>>();
     origin.map(|origin| Origin::clone(origin)).ok_or_else(|| Status::internal("no origin"))
+}
+
+/// What its metadata says of how much it matters.
+fn priority<T>(request: &tonic::Request<T>) -> Result<Priority, Status> {
+    let mut headers = request.metadata().clone().into_headers();
+    Routing::take(&mut headers).priority().map_err(|failure| status(&failure))
 }
 
 fn status_of(view: View, node_id: String) -> AgentStatus {

@@ -58,6 +58,11 @@ impl Readiness {
         // It fails only when the sender is gone, and we hold it.
         let _ = self.0.subscribe().wait_for(BTreeMap::is_empty).await;
     }
+
+    /// Waits until something blocks.
+    pub async fn blocked(&self) {
+        let _ = self.0.subscribe().wait_for(|reasons| !reasons.is_empty()).await;
+    }
 }
 
 impl Drop for Block {
@@ -135,7 +140,12 @@ mod tests {
         waiting.await.unwrap();
         let (status, _, body) = ask(&router, "/readyz").await;
         assert_eq!((status, body.as_str()), (200, r#"{"ready":true,"pending":[]}"#));
+        let waiting = tokio::spawn({
+            let readiness = readiness.clone();
+            async move { readiness.blocked().await }
+        });
         let _draining = readiness.block("draining");
+        waiting.await.unwrap();
         assert_eq!(ask(&router, "/readyz").await.0, 503);
         assert_eq!(ask(&router, "/livez").await.0, 200);
         let metrics = (200, "text/x-test".to_owned(), "metric 1\n".to_owned());

@@ -21,7 +21,7 @@ use crate::{
     exit::{Exit, Result},
     render::{confidence, short, value},
     settings::Settings,
-    start::{Planes, Role, shutdown_signal},
+    start::{Planes, Role, Shutdown},
 };
 use engines::{Kind, LanguageAgent};
 use sentences::{SENTENCES, Sentence};
@@ -55,7 +55,7 @@ pub(super) async fn run(args: &Args, keep: bool) -> Result {
         "warn".clone_into(&mut settings.telemetry.filter);
     }
     let _telemetry = parallax_telemetry::init(settings.telemetry()).map_err(Exit::usage)?;
-    let signals = shutdown_signal()?;
+    let mut shutdown = Shutdown::catch()?;
     let data_dir = settings.data_dir.clone();
     let planes = Planes::start(settings, Role::BOTH).await?;
     let registry = planes.addresses.grpc.expect("both planes run").to_string();
@@ -78,7 +78,7 @@ pub(super) async fn run(args: &Args, keep: bool) -> Result {
     };
     if keep && outcome.is_ok() {
         print("the planes and the agents go on running; Ctrl-C or `parallax stop` ends them");
-        signals.await;
+        shutdown.told().await;
     }
     // The agents leave first, while there is a registry to leave.
     let outcome = match outcome {

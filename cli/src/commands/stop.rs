@@ -11,7 +11,7 @@ use crate::{
     instance, settings,
 };
 
-/// How long the instance may take: more than the longest drain that anybody would set.
+/// How long the instance may take: more than the longest delay and drain that anybody would set.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: &Args) -> Result {

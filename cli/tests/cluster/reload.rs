@@ -10,11 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::Request;
+use http::{Method, Request};
 use parallax_sdk::{Answer, Handle, Task, TlsOptions, agent};
 use parallax_security::{Expect, Kind, Tcp};
 use rustix::process::Signal;
-use tokio::{sync::watch, task::JoinSet};
+use serde_json::{Value as Json, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    task::JoinSet,
+};
 
 use crate::{
     processes::{Cluster, Process, free_ports},
@@ -27,23 +33,29 @@ const CALLERS: (usize, usize) = (6, 8);
 /// A control plane and a node in processes of their own, and an agent that takes its time.
 struct World {
     cluster: Cluster,
-    _control_plane: Process,
+    control_plane: Process,
     node: Process,
     addr: String,
+    admin: u16,
     agent: Handle,
 }
 
 impl World {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With settings that both processes have.
+    async fn start_with(common: &str) -> Self {
         let [http, grpc, node, admin] = free_ports();
         let cluster = Cluster::new(&[http]);
         let settings = format!(
-            "[control_plane]\nhttp = \"127.0.0.1:{http}\"\ngrpc = \"127.0.0.1:{grpc}\"\n\
+            "{common}[control_plane]\nhttp = \"127.0.0.1:{http}\"\ngrpc = \"127.0.0.1:{grpc}\"\n\
              [stores]\nregistry = \"memory:\"\nruns = \"memory:\"\n"
         );
-        let _control_plane = cluster.plane("one", Kind::ControlPlane, &settings).await;
+        let control_plane = cluster.plane("one", Kind::ControlPlane, &settings).await;
         let settings = format!(
-            "[data_plane]\ngrpc = \"127.0.0.1:{node}\"\nadmin = \"127.0.0.1:{admin}\"\nworkers = 2\n\
+            "{common}[data_plane]\ngrpc = \"127.0.0.1:{node}\"\nadmin = \"127.0.0.1:{admin}\"\nworkers = 2\n\
              control_plane = \"127.0.0.1:{grpc}\"\n[stores]\nconfidence = \"memory:\"\n"
         );
         let process = cluster.plane("node", Kind::DataPlane, &settings).await;
@@ -53,7 +65,7 @@ impl World {
         });
         let tls = TlsOptions::Files(cluster.files(Kind::Agent, "a"));
         let agent = join(&format!("127.0.0.1:{grpc}"), answering, tls).await;
-        Self { cluster, _control_plane, node: process, addr: format!("127.0.0.1:{node}"), agent }
+        Self { cluster, control_plane, node: process, addr: format!("127.0.0.1:{node}"), admin, agent }
     }
 
     async fn connect(&self) -> SendRequest<Bytes> {
@@ -159,6 +171,30 @@ async fn a_node_that_is_told_to_stop_finishes_what_it_has_begun() {
     ended(callers).await;
     assert!(world.node.ended().await.success());
     world.agent.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_to_stop_says_so_and_goes_on_until_it_has_been_noticed() {
+    let mut world = World::start_with("shutdown_delay_seconds = 600\n").await;
+    world.node.signal(Signal::TERM);
+    world.says("not ready any more", 1).await;
+    let mut admin = TcpStream::connect(("127.0.0.1", world.admin)).await.unwrap();
+    admin.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon(admin.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.contains(" 503 ") && answer.ends_with(r#""pending":["stopping"]}"#), "{answer}");
+    assert!(world.takes_another().await);
+
+    world.control_plane.signal(Signal::TERM);
+    let pending = |answer: &Json| (answer["pending"] == json!(["stopping"])).then_some(());
+    world.cluster.insist(Method::GET, "/health/ready", Json::Null, pending).await;
+    world.agent.shutdown();
+    soon(world.agent.wait()).await.unwrap();
+
+    for process in [&mut world.node, &mut world.control_plane] {
+        process.signal(Signal::TERM);
+        assert!(process.ended().await.success());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

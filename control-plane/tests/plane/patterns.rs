@@ -148,12 +148,14 @@ async fn reflection_lists_the_services() {
 async fn health_says_serving_once_it_is_ready() {
     for (nodes_wanted, expected) in [(1, ServingStatus::NotServing), (0, ServingStatus::Serving)] {
         let world = World::start_with(Setup { nodes_wanted, ..Setup::default() }).await;
-        if nodes_wanted == 0 {
-            soon(world.plane.readiness.ready()).await;
-        }
-        let mut health = HealthClient::new(world.dial(Kind::Operator, "someone").await);
-        let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
-        assert_eq!(status.status(), expected);
+        let health = HealthClient::new(world.dial(Kind::Operator, "someone").await);
+        let status = async || {
+            let status = health.clone().check(HealthCheckRequest::default()).await;
+            status.unwrap().into_inner().status()
+        };
+        soon(async { while status().await != expected {} }).await;
+        let _block = world.plane.readiness.block("anything");
+        soon(async { while status().await != ServingStatus::NotServing {} }).await;
     }
 }
 

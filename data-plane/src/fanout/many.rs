@@ -27,7 +27,12 @@ use tonic::Status;
 
 use super::{Question, perform};
 use crate::{
-    admission::Held, caller::Caller, directory::Entry, error::Failure, proxy::Origin, vitals::Standing,
+    admission::{Held, Priority},
+    caller::Caller,
+    directory::Entry,
+    error::Failure,
+    proxy::Origin,
+    vitals::Standing,
 };
 
 /// Agents with a capability that are asked when the caller does not say how many.
@@ -40,6 +45,7 @@ const UNKNOWN: f64 = 0.5;
 /// A call of `FanOut`, handed from its gRPC service to the worker that serves it.
 pub(crate) struct Many {
     pub(crate) origin: Origin,
+    pub(crate) priority: Priority,
     pub(crate) request: FanOutRequest,
     /// The room that the request takes.
     pub(crate) held: Option<Arc<Held>>,
@@ -65,7 +71,7 @@ pub(crate) async fn serve(caller: Rc<Caller>, many: Many) {
 }
 
 async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
-    let Many { origin, request, held: _held, timeout, traceparent, events } = many;
+    let Many { origin, priority, request, held: _held, timeout, traceparent, events } = many;
     let started = Instant::now();
     let mode = Mode::of(request.mode.as_ref())?;
     let named = request.request.as_ref().map_or(0, |request| request.timeout_ms);
@@ -103,7 +109,7 @@ async fn ask_all(caller: Rc<Caller>, many: Many) -> Result<(), Failure> {
             // Those that are asked together are sent the same.
             if asked.as_ref().is_none_or(|(ms, _)| *ms != timeout_ms) {
                 let question = AgentRequest { timeout_ms, ..request.request.clone().unwrap_or_default() };
-                asked = Some((timeout_ms, Question::of(&caller, Some(question))));
+                asked = Some((timeout_ms, Question::of(&caller, Some(question), priority)));
             }
             let (_, question) = asked.as_ref().expect("it has just been made");
             let call = WireCall {

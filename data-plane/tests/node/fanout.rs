@@ -14,21 +14,23 @@ use parallax_proto::{
     confidence::AgentRequest,
     controlplane::v1::{AgentRecord, Transport},
     dataplane::v1::{
-        CallOutcome, FanOutEvent, FanOutRequest, FanOutSummary,
+        CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest, FanOutSummary,
         call_outcome::Outcome,
         data_plane_client::DataPlaneClient,
+        dispatch_request::Message as Wanted,
         failure::Cause,
         fan_out_event::Event,
         fan_out_request::{All, BestEffort, First, Mode, Ordered, Quorum},
         fan_out_summary::Ended,
     },
 };
-use parallax_runtime::store::CallOutcome as Recorded;
+use parallax_runtime::{store::CallOutcome as Recorded, wire};
 use parallax_security::Kind;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
     agent::{self, agent, error, sure},
+    dispatch,
     trouble::{hanging, hears},
     world::{World, record, within},
 };
@@ -309,6 +311,46 @@ async fn a_caller_that_goes_away_cancels_everybody() {
     hears(&mut first, "gone").await;
     hears(&mut second, "gone").await;
     node.shows("a", "in_flight", 0).await;
+}
+
+#[tokio::test]
+async fn what_matters_least_is_refused_first_here_too() {
+    let world = World::new().await;
+    let _agent = agent(&world, "a", |_| async { sure(0.5) }).await;
+    let (_slow, mut told) = hanging(&world, "slow").await;
+    let node = world.node_with(|config| config.max_in_flight = 2).await;
+    node.plane.readiness().ready().await;
+    let operator = world.operator(&node).await;
+    let _one_of_two = open(&operator, to(&["slow"], Mode::All(All {}))).await;
+    hears(&mut told, "began").await;
+    let fan_out = async |priority: &'static str| {
+        let mut request = tonic::Request::new(to(&["a"], Mode::All(All {})));
+        request.metadata_mut().insert(wire::PRIORITY, priority.parse().unwrap());
+        let mut events = DataPlaneClient::new(operator.clone()).fan_out(request).await?.into_inner();
+        Ok::<_, Status>(by_agent(&rest(&mut events).await?.0)["a"])
+    };
+    let driver = world.driver(&node).await;
+    let dispatch = async |priority: &'static str| {
+        let call = DispatchRequest { message: Some(Wanted::Call(dispatch::to(1, "a"))) };
+        let mut request = tonic::Request::new(tokio_stream::once(call));
+        request.metadata_mut().insert(wire::PRIORITY, priority.parse().unwrap());
+        let mut outcomes = DataPlaneClient::new(driver.clone()).dispatch(request).await?.into_inner();
+        let outcome = within("an outcome", outcomes.message()).await?.unwrap();
+        Ok::<_, Status>(by_agent(&[outcome]).into_values().next().unwrap())
+    };
+    assert_eq!(
+        (fan_out("sheddable").await.unwrap(), fan_out("critical").await.unwrap()),
+        (Some(Cause::Busy), None)
+    );
+    assert_eq!(
+        (dispatch("default").await.unwrap(), dispatch("critical").await.unwrap()),
+        (Some(Cause::Busy), None)
+    );
+    for refused in [fan_out("urgent").await, dispatch("urgent").await] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("give critical, default or sheddable"), "{refused}");
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ use tokio::{
     sync::Semaphore,
 };
 use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{
     agent::{agent, error, sure},
@@ -56,9 +59,14 @@ async fn an_idle_node_stops_at_once_with_callers_connected() {
     node.plane.readiness().ready().await;
     let operator = world.operator(&node).await;
     assert_eq!(ask(&operator, "a").await.status().code(), Code::Ok);
-    let mut health = tonic_health::pb::health_client::HealthClient::new(operator);
-    let mut watch = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
-    assert!(watch.message().await.unwrap().is_some());
+    let mut watch =
+        HealthClient::new(operator).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut status = async || watch.message().await.unwrap().unwrap().status();
+    assert_eq!(status().await, ServingStatus::Serving);
+    let block = node.plane.readiness().block("anything");
+    assert_eq!(status().await, ServingStatus::NotServing);
+    drop(block);
+    assert_eq!(status().await, ServingStatus::Serving);
     // Far less than the drain's deadline.
     assert!(node.life.drain(Duration::from_secs(20)).await);
 }
