@@ -177,8 +177,8 @@ async fn main() -> Result {
     let (from, scenarios) = (number("FROM", 0), number("SCENARIOS", 20));
     println!("\nhedging against none, {scenarios} scenarios of {} s each\n", seconds.as_secs() / 4);
     println!(
-        "{:>3}{:>7}{:>8}{:>6}{:>7}{:>11}{:>11}{:>8}",
-        "", "sigma", "slower", "load", "flaps", "none p99.9", "hedged", "ratio"
+        "{:>3}{:>7}{:>8}{:>6}{:>7}{:>11}{:>11}{:>8}{:>12}{:>8}",
+        "", "sigma", "slower", "load", "flaps", "none p99.9", "hedged", "ratio", "none failed", "hedged"
     );
     let (hedged, none) = (WAYS[5].clone(), Way { settings: no_hedges, ..WAYS[5].clone() });
     let mut worst: f64 = 0.0;
@@ -189,12 +189,13 @@ async fn main() -> Result {
             without.add(measure(&s, &none, seconds / 8).await?);
             with.add(measure(&s, &hedged, seconds / 8).await?);
         }
+        let failed = [&without, &with].map(Seen::failed);
         let (without, with) = (without.quantile(0.999), with.quantile(0.999));
         let ratio = with.as_secs_f64() / without.as_secs_f64();
         worst = worst.max(ratio);
         println!(
-            "{n:>3}{:>7}{:>8}{:>6}{:>7}{without:>11.0?}{with:>11.0?}{ratio:>8.2}",
-            s.sigma, s.slower, s.utilisation, s.flapping
+            "{n:>3}{:>7}{:>8}{:>6}{:>7}{without:>11.0?}{with:>11.0?}{ratio:>8.2}{:>12}{:>8}",
+            s.sigma, s.slower, s.utilisation, s.flapping, failed[0], failed[1]
         );
     }
     println!("worst: {worst:.2} (goal ≤ 1, but for the noise of so few calls)");
@@ -229,9 +230,18 @@ impl Seen {
         sorted.get((sorted.len().saturating_sub(1) as f64 * q) as usize).copied().unwrap_or_default()
     }
 
+    /// Percent of the calls.
+    #[allow(clippy::cast_precision_loss)]
+    fn percent(&self, n: usize) -> String {
+        format!("{:.2}%", 100.0 * n as f64 / self.took.len() as f64)
+    }
+
+    fn failed(&self) -> String {
+        self.percent(self.failed)
+    }
+
     #[allow(clippy::cast_precision_loss)]
     fn row(&self, base: f64) -> String {
-        let percent = |n: usize| format!("{:.2}%", 100.0 * n as f64 / self.took.len() as f64);
         let p999 = self.quantile(0.999);
         format!(
             "{:>9.0?}{:>9.0?}{:>9.0?}{:>9.2}{:>9}{:>9}{:>9}",
@@ -239,9 +249,9 @@ impl Seen {
             self.quantile(0.99),
             p999,
             p999.as_secs_f64() / base,
-            percent(self.failed),
-            percent(self.wrong),
-            percent(self.asked.saturating_sub(self.took.len()))
+            self.failed(),
+            self.percent(self.wrong),
+            self.percent(self.asked.saturating_sub(self.took.len()))
         )
     }
 }

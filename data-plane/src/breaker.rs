@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub(crate) mod by_pattern;
 mod window;
 
-use window::Window;
+pub(crate) use window::Window;
 
 use crate::config::Current;
 

@@ -95,8 +95,9 @@ pub(crate) struct Limit {
     /// When the interval began, and when the limit was last lowered; milliseconds.
     began: AtomicU64,
     lowered: AtomicU64,
-    /// Whether a queue has been seen.
+    /// Whether a queue has been seen, and whether one was in the last interval.
     tested: AtomicBool,
+    queue: AtomicBool,
     blind: AtomicU32,
     /// What to return to when the limit is quartered; 0 when it is not.
     held: AtomicU64,
@@ -117,6 +118,7 @@ impl Limit {
             began: AtomicU64::new(0),
             lowered: AtomicU64::new(0),
             tested: AtomicBool::new(false),
+            queue: AtomicBool::new(false),
             blind: AtomicU32::new(0),
             held: bits(0.0),
         }
@@ -136,6 +138,11 @@ impl Limit {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn tested(&self) -> Option<usize> {
         self.tested.load(Relaxed).then(|| self.settled() as usize)
+    }
+
+    /// Whether calls have waited for each other lately.
+    pub(crate) fn has_queue(&self) -> bool {
+        self.queue.load(Relaxed)
     }
 
     /// What is safe to send while no queue has been seen: half as much again as it has shown that it can do.
@@ -261,6 +268,7 @@ impl Limit {
             (Some((LOADED.., mean)), unloaded) => limits.tolerance * (unloaded - mean).exp2(),
             _ => f64::INFINITY,
         };
+        self.queue.store(steepness < 1.0, Relaxed);
         // With nothing that speaks against it, faster than by the headroom.
         let growth = if loaded.is_none() { GROWTH } else { steepness.clamp(STEEPEST, 1.0) };
         let target = growth * used + used.sqrt() / 2.0;

@@ -188,19 +188,29 @@ mod tests {
     }
 
     fn answers(snapshot: &Snapshot, id: &str, calls: usize, millis: u64) {
+        end(snapshot, id, calls, millis, (CallOutcome::Answered, Verdict::Well));
+    }
+
+    /// Of calls whose hedges won, or whose callers went away.
+    fn given_up(snapshot: &Snapshot, id: &str, calls: usize, millis: u64) {
+        end(snapshot, id, calls, millis, (CallOutcome::Cancelled, Verdict::Silent));
+    }
+
+    fn end(
+        snapshot: &Snapshot,
+        id: &str,
+        calls: usize,
+        millis: u64,
+        (outcome, verdict): (CallOutcome, Verdict),
+    ) {
         let (vitals, now) = (vitals(snapshot, id), Instant::now());
         for _ in 0..calls {
             let passes = vitals.enter("", now).unwrap();
             let ahead = vitals.call_began(now);
-            let ended = Ended {
-                outcome: CallOutcome::Answered,
-                verdict: Verdict::Well,
-                confidence: None,
-                took: Duration::from_millis(millis),
-                work: true,
-            };
+            let took = Duration::from_millis(millis);
+            let ended = Ended { outcome, verdict, confidence: None, took, work: true };
             vitals.call_ended(ahead, &ended, now);
-            vitals.settle(passes, Verdict::Well, now, 0);
+            vitals.settle(passes, verdict, now, 0);
         }
     }
 
@@ -265,6 +275,23 @@ mod tests {
         answers(&alone, "b", 20, 900);
         look(&alone);
         assert_eq!(slow(&alone), [""; 0]);
+    }
+
+    /// The tail would be worse with hedges than without them, which have the slow one found out at once.
+    #[tokio::test(start_paused = true)]
+    async fn hedges_do_not_hide_one_that_is_slow() {
+        let group = snapshot(&[("a", &["x"]), ("b", &["x"]), ("hidden", &["x"]), ("hurried", &["x"])]);
+        for id in ["a", "b", "hurried"] {
+            answers(&group, id, 20, 20);
+        }
+        answers(&group, "hidden", 1, 70);
+        for _ in 0..8 {
+            given_up(&group, "hidden", 4, 54);
+            given_up(&group, "hurried", 4, 8);
+            answers(&group, "hidden", 1, 50);
+        }
+        look(&group);
+        assert_eq!(slow(&group), ["hidden"]);
     }
 
     #[tokio::test(start_paused = true)]

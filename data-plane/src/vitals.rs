@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     breaker::{
-        Phase, Verdict,
+        Phase, Verdict, Window,
         by_pattern::{Breakers, Passes, PatternView},
     },
     config::Current,
@@ -23,6 +23,9 @@ use crate::{
 
 /// Weight of the newest call in the moving average of latencies.
 const LATENCY_WEIGHT: f64 = 0.1;
+/// How much longer a call is taken to have lasted than until it was given up. With none of that an agent whose calls
+/// are always given up for a hedge's answer would look as fast as the hedges.
+const UNSEEN: f64 = 1.5;
 /// Missed deadlines of hasty callers that are excused between two answers.
 const EXCUSES: u32 = 20;
 /// No agent answers within this.
@@ -34,6 +37,7 @@ const ROOM_HINT: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// An agent's load and health. It outlives a registration, so that an agent that comes back is met as it left.
 #[derive(Debug)]
 pub(crate) struct Vitals {
+    config: Current,
     breakers: Breakers,
     limit: Limit,
     pub(crate) load: Load,
@@ -49,6 +53,8 @@ pub(crate) struct Vitals {
     latency: AtomicU64,
     /// The same of answers alone.
     answered: AtomicU64,
+    /// Calls that were given up later than they usually end.
+    given_up: Window,
     /// When it last began to have something to do; microseconds since the epoch.
     busy_since: AtomicU64,
     /// Missed deadlines that were excused since the last answer.
@@ -70,6 +76,7 @@ pub(crate) enum Standing {
 impl Vitals {
     pub(crate) fn new(config: &Current, metrics: AgentMetrics, now: Instant) -> Self {
         Self {
+            config: config.clone(),
             breakers: Breakers::new(config, now),
             limit: Limit::new(config.clone()),
             load: Load::new(now),
@@ -82,6 +89,7 @@ impl Vitals {
             confidence: AtomicU64::new(f64::NAN.to_bits()),
             latency: AtomicU64::new(f64::NAN.to_bits()),
             answered: AtomicU64::new(f64::NAN.to_bits()),
+            given_up: Window::default(),
             busy_since: AtomicU64::new(0),
             excused: AtomicU32::new(0),
             slow_until: AtomicU64::new(0),
@@ -110,10 +118,12 @@ impl Vitals {
                 || largest().is_none_or(|largest| in_flight < largest))
     }
 
-    /// Whether it can be asked beside another that was waited for so long: a quarter of its limit is free, so that an
-    /// extra call takes nobody's place, and it does not usually take longer itself.
+    /// Whether it can be asked beside another that was waited for so long: an extra call takes nobody's place, as there
+    /// was no queue lately and a quarter of its limit is free, and it does not usually take longer itself.
     pub(crate) fn can_help(&self, waited: Duration) -> bool {
-        4 * self.in_flight() < 3 * self.limit.get() && self.latency().is_none_or(|usual| usual <= waited)
+        !self.limit.has_queue()
+            && 4 * self.in_flight() < 3 * self.limit.get()
+            && self.latency().is_none_or(|usual| usual <= waited)
     }
 
     /// Its limit, if it has had a queue.
@@ -176,9 +186,10 @@ impl Vitals {
         self.breakers.own().begin_anew(now);
     }
 
-    /// Calls of the breaker's window that said something of the agent.
+    /// Calls of the breaker's window that said something of the agent, or of how slow it is.
     pub(crate) fn recent_calls(&self, now: Instant) -> u32 {
-        self.breakers.own().recent_calls(now)
+        let window = self.config.now().breaker.window;
+        self.breakers.own().recent_calls(now) + self.given_up.sum(window, self.millis(now)).0
     }
 
     /// The moving average of its latency.
@@ -260,8 +271,8 @@ impl Vitals {
             self.load.worth(0.0);
         }
         let micros = took.as_secs_f64() * 1e6;
-        // A call that was given up would have taken longer, and one that was turned away or failed took no time:
-        // they never make the agent look faster, or one that fails at once would be the one to ask.
+        // A call that was given up would have taken longer (its latency is censored), and one that was turned away or
+        // failed took no time: they never make the agent look faster, or one that fails at once would be the one to ask.
         let cut_short = outcome != CallOutcome::Answered;
         if !work {
             return;
@@ -274,21 +285,25 @@ impl Vitals {
             }
         }
         let before = f64::from_bits(self.latency.load(Relaxed));
-        if !cut_short || micros >= before {
-            average(&self.latency, micros);
+        let whole = if cut_short { micros * UNSEEN } else { micros };
+        if !cut_short || whole >= before {
+            average(&self.latency, whole);
+        }
+        if outcome == CallOutcome::Cancelled && whole >= before {
+            self.given_up.count(self.config.now().breaker.window, self.millis(now), true);
         }
     }
 
     /// What the next call costs here: how long calls took in the mean, in microseconds, times those in flight,
-    /// other nodes' too where the agent says so. One that has never answered has taken at least as long as it has been
-    /// at work; 0 when it is not.
+    /// other nodes' too where the agent says so. One that has never answered takes at least as long as it has been at
+    /// work, or as somebody has waited for it in vain; 0 when nobody has.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn expected_mean(&self, now: Instant) -> f64 {
         let latency = f64::from_bits(self.latency.load(Relaxed));
         let reported = self.load.report(now).map_or(0.0, |report| f64::from(report.in_flight));
         let in_flight = self.in_flight();
         let latency = match latency.is_nan() {
-            true if in_flight == 0 => 0.0,
+            true if in_flight == 0 => self.load.latency(now),
             true => self.micros(now).saturating_sub(self.busy_since.load(Relaxed)) as f64,
             false => latency,
         };
@@ -433,10 +448,27 @@ mod tests {
         let ahead = vitals.call_began(now);
         let later = now + Duration::from_millis(7);
         assert_eq!(vitals.expected_mean(later), 14_000.0);
-        let (outcome, took) = (CallOutcome::Answered, Duration::from_millis(1));
-        let ended = Ended { outcome, verdict: Verdict::Well, confidence: None, took, work: true };
-        vitals.call_ended(ahead, &ended, later);
+        let end = |ahead, outcome, verdict, millis| {
+            let took = Duration::from_millis(millis);
+            let ended = Ended { outcome, verdict, confidence: None, took, work: true };
+            vitals.call_ended(ahead, &ended, later);
+        };
+        end(ahead, CallOutcome::Cancelled, Verdict::Silent, 7);
+        assert_eq!(vitals.expected_mean(later), 7000.0, "nobody waited for it any longer");
+        end(vitals.call_began(later), CallOutcome::Answered, Verdict::Well, 1);
         assert_eq!(vitals.expected_mean(later), 1000.0);
+    }
+
+    #[test]
+    fn one_with_a_queue_helps_nobody() {
+        let metrics = DataPlaneMetrics::new(&mut Registry::default()).agent("default", "a");
+        let vitals = Vitals::new(&Current::default(), metrics, Instant::now());
+        let (waited, took) = (Duration::from_secs(1), Duration::from_millis(16));
+        (0..32).for_each(|_| vitals.limit.answered(0, 0, took, 200));
+        assert!(vitals.can_help(waited));
+        (0..57).for_each(|ahead| vitals.limit.began(ahead));
+        (0..32).for_each(|_| vitals.limit.answered(56, 56, 4 * took, 500));
+        assert!(vitals.has_room() && !vitals.can_help(waited));
     }
 
     #[test]

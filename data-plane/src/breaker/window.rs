@@ -14,13 +14,13 @@ const MOST: u64 = (1 << COUNT) - 1;
 /// The calls of the last while, whose length is told each time: when another is set, what was counted by the former
 /// one is forgotten. Counting costs one atomic addition.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(crate) struct Window {
     buckets: [AtomicU64; BUCKETS],
 }
 
 impl Window {
     /// Counts a call. Past four million in a bucket it counts no more: their share is known well enough.
-    pub(super) fn count(&self, length: Duration, now: u64, well: bool) {
+    pub(crate) fn count(&self, length: Duration, now: u64, well: bool) {
         let (cell, number) = self.at(now / bucket(length));
         let call = 1 << COUNT | u64::from(!well);
         let word = cell.load(Relaxed);
@@ -36,7 +36,7 @@ impl Window {
 
     /// Calls, and failures among them.
     #[allow(clippy::cast_possible_truncation)]
-    pub(super) fn sum(&self, length: Duration, now: u64) -> (u32, u32) {
+    pub(crate) fn sum(&self, length: Duration, now: u64) -> (u32, u32) {
         let newest = now / bucket(length);
         let counted = (0..BUCKETS as u64).filter_map(|back| {
             let (cell, number) = self.at(newest.checked_sub(back)?);

@@ -229,6 +229,16 @@ async fn a_flood_is_stopped_and_lowers_the_limit_no_further_than_it_must() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_queue_is_seen_while_it_is_there() {
+    let mut world = World::new(100, 50, steady);
+    assert!(!world.run(2).limit.has_queue());
+    world.callers(300);
+    assert!((0..10).any(|_| world.run_for(Duration::from_millis(100)).limit.has_queue()));
+    world.callers = 50;
+    assert!(!world.run(2).limit.has_queue());
+}
+
 /// Whose unloaded latency is 16 ms, and which at 295 ms turned a call away with 64 in flight.
 fn turned_away() -> Limit {
     let limit = Limit::new(Current::default());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parallax_proto::{
     confidence::{AgentRequest, ConfidenceResult, confidence_agent_client::ConfidenceAgentClient},
@@ -15,7 +15,10 @@ use parallax_proto::{
 use parallax_runtime::wire;
 use parallax_security::{Kind, Plaintext, Tcp, connect_plain};
 use prost::Message;
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, transport::Channel};
 use tower::ServiceExt;
@@ -73,18 +76,40 @@ async fn read<B: Body<Data = Bytes, Error: std::fmt::Debug>>(response: Response<
     Raw { headers: head.headers, bytes: body.to_bytes(), trailers }
 }
 
-/// One call by a client that knows HTTP/2 and no gRPC.
+/// A connection by a client that knows HTTP/2 and no gRPC.
+pub(crate) struct Bare {
+    send: http2::SendRequest<tonic::body::Body>,
+    connection: JoinHandle<hyper::Result<()>>,
+}
+
+impl Bare {
+    pub(crate) async fn connect(node: &Node) -> Self {
+        let stream = connect_plain(&Tcp, &node.plane.grpc_addr().to_string()).await.unwrap();
+        // Answers cross cancellations.
+        let mut client = http2::Builder::new(TokioExecutor::new());
+        client.max_local_error_reset_streams(None);
+        let (send, connection) = client.handshake(TokioIo::new(stream)).await.unwrap();
+        Self { send, connection: tokio::spawn(connection) }
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<tonic::body::Body>) -> Raw {
+        let (mut head, body) = request.into_parts();
+        head.uri = format!("http://node{}", head.uri).parse().unwrap();
+        let request = self.send.send_request(Request::from_parts(head, body));
+        read(within("an answer", request).await.unwrap()).await
+    }
+
+    async fn close(self) {
+        drop(self.send);
+        within("the connection ends", self.connection).await.unwrap().unwrap();
+    }
+}
+
+/// One call over a connection of its own.
 pub(crate) async fn bare(node: &Node, request: Request<tonic::body::Body>) -> Raw {
-    let stream = connect_plain(&Tcp, &node.plane.grpc_addr().to_string()).await.unwrap();
-    let (mut send, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    let connection = tokio::spawn(connection);
-    let (mut head, body) = request.into_parts();
-    head.uri = format!("http://node{}", head.uri).parse().unwrap();
-    let raw =
-        read(within("an answer", send.send_request(Request::from_parts(head, body))).await.unwrap()).await;
-    drop(send);
-    within("the connection ends", connection).await.unwrap().unwrap();
+    let mut bare = Bare::connect(node).await;
+    let raw = bare.send(request).await;
+    bare.close().await;
     raw
 }
 

@@ -55,6 +55,8 @@ impl Dialer {
                 .keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
                 .keep_alive_while_idle(true)
+                // Answers may cross any number of cancellations; h2 takes the thousandth for an attack.
+                .max_local_error_reset_streams(None)
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(|e| self.unavailable(&e))?;
