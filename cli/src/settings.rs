@@ -30,7 +30,7 @@ pub struct Settings {
     pub drain_seconds: u64,
     /// How long a process that was told to stop goes on as before, and says that it is not ready, until whoever spreads
     /// calls over processes has noticed; a second signal ends that. It comes before the drain.
-    pub shutdown_delay_seconds: u64,
+    pub shutdown_delay_seconds: u32,
     pub control_plane: ControlPlane,
     pub data_plane: DataPlane,
     pub stores: Stores,
@@ -340,6 +340,12 @@ impl Settings {
     #[must_use]
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
+    }
+
+    /// How long to go on when told to stop.
+    #[must_use]
+    pub fn shutdown_delay(&self) -> Duration {
+        Duration::from_secs(self.shutdown_delay_seconds.into())
     }
 }
 

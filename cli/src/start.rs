@@ -15,6 +15,7 @@ use parallax_telemetry::{admin::Block, init};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
+    time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -77,15 +78,25 @@ pub async fn serve(place: &Place, serve: &args::Serve, role: Role) -> Result {
     let mut loaded = Settings::load(place, &serve.flags())?;
     let telemetry = init(loaded.settings.telemetry()).map_err(Exit::usage)?;
     let mut shutdown = Shutdown::catch()?;
-    let delay = Duration::from_secs(loaded.settings.shutdown_delay_seconds);
+    let delay = loaded.settings.shutdown_delay();
     let mut hangup = catch(SignalKind::hangup())?;
     let planes = Planes::start(loaded.settings.clone(), role).await?;
     print_addresses(&planes.addresses);
     let (ready, mut said) = (planes.ready(), false);
     tokio::pin!(ready);
+    // From the first signal on.
+    let (mut unready, mut until) = (Vec::new(), None);
     loop {
         tokio::select! {
-            () = shutdown.told() => break,
+            () = shutdown.told() => match until {
+                Some(_) => break,
+                None => {
+                    unready = planes.unready();
+                    until = Some(Instant::now() + delay);
+                    info!("not ready any more; stopping in {} s (shutdown_delay_seconds)", delay.as_secs());
+                }
+            },
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
             () = &mut ready, if !said => {
                 said = true;
                 say(format_args!("ready (process {})", planes.addresses.pid));
@@ -93,14 +104,9 @@ pub async fn serve(place: &Place, serve: &args::Serve, role: Role) -> Result {
             _ = hangup.recv() => planes.reload(&mut loaded, Settings::load(place, &serve.flags())),
         }
     }
-    let _unready = planes.unready();
-    if !delay.is_zero() {
-        info!("not ready any more, and stopping after {} s (shutdown_delay_seconds)", delay.as_secs());
-        // It stops then, whether it was told again or not.
-        _ = tokio::time::timeout(delay, shutdown.told()).await;
-    }
     info!("stopping");
     planes.stop().await;
+    drop(unready);
     telemetry.shutdown(FLUSH).map_err(Exit::failed)
 }
 

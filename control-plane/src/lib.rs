@@ -45,9 +45,8 @@ use parallax_runtime::{
     store::{RegistryStore, RunStore},
 };
 use parallax_security::{Alpn, Plaintext, Tls};
-use parallax_telemetry::{admin::Readiness, metrics};
+use parallax_telemetry::{admin::Readiness, health, metrics};
 use thiserror::Error;
-use tonic_health::ServingStatus;
 
 pub use dispatch::Nodes;
 pub use error::{Error, Result};
@@ -138,8 +137,7 @@ impl ControlPlane {
         let schedules = Schedules::open(store.clone(), &runs);
         let webhooks = Webhooks::open(store, &runs, config.private_webhooks);
         let readiness = Readiness::new();
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_service_status("", ServingStatus::NotServing).await;
+        let (health_service, report) = health::service(&[""], readiness.clone(), life.stopping()).await;
 
         let grpc_router = tonic::service::Routes::default()
             .add_service(health_service)
@@ -188,15 +186,7 @@ impl ControlPlane {
             runs.keep();
             drop(waiting);
         });
-        let followed = readiness.clone();
-        life.spawn_until_stopped("health", async move {
-            loop {
-                followed.ready().await;
-                health.set_service_status("", ServingStatus::Serving).await;
-                followed.blocked().await;
-                health.set_service_status("", ServingStatus::NotServing).await;
-            }
-        });
+        life.spawn("health", report);
         Ok(Self { grpc: grpc_addr, http: http_addr, readiness })
     }
 

@@ -211,6 +211,7 @@ impl Caller {
     ) -> Result<(Call, Answering), Over> {
         let mut tried = tried.to_vec();
         tried.push(call.entry.clone());
+        let began = call.started;
         let before = &tried[..tried.len() - 1];
         let first = self.attempt(ask, sent, before, call, Some(group));
         tokio::pin!(first);
@@ -238,6 +239,8 @@ impl Caller {
             },
             ended = &mut second => match ended {
                 Ok(answered) => {
+                    let now = Instant::now();
+                    tried[tried.len() - 1].vitals.outrun(now - began, now);
                     self.metrics.hedges_won.inc();
                     Ok(answered)
                 }

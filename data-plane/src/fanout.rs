@@ -69,7 +69,6 @@ pub(crate) enum Job {
 /// A driver's stream.
 pub(crate) struct Stream {
     pub(crate) origin: Origin,
-    pub(crate) priority: Priority,
     pub(crate) calls: Streaming<DispatchRequest>,
     pub(crate) outcomes: mpsc::Sender<Result<CallOutcome, Status>>,
 }
@@ -85,7 +84,7 @@ pub(crate) async fn serve(caller: Rc<Caller>, job: Job, stopping: impl Future<Ou
 /// Serves one stream to its end. A driver that only closes its side still gets the outcomes of its calls, and
 /// so does everyone when the node stops: a call that has no outcome by the end was not begun.
 async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Output = ()>) {
-    let Stream { origin, priority, mut calls, outcomes } = stream;
+    let Stream { origin, mut calls, outcomes } = stream;
     let origin = Rc::new(origin);
     // Dropping it cancels what is left.
     let mut running = JoinSet::new();
@@ -102,7 +101,7 @@ async fn dispatch(caller: Rc<Caller>, stream: Stream, stopping: impl Future<Outp
             let (cancel, cancelled) = oneshot::channel();
             // A second call of the same id hides the first from cancellation, no more.
             cancels.insert(call.call_id, cancel);
-            let question = Question::of(&caller, call.request.take(), priority);
+            let question = Question::of(&caller, call.request.take(), Priority::Default);
             running.spawn_local(perform(caller.clone(), origin.clone(), call, question, cancelled));
         }
         if !open && running.is_empty() {

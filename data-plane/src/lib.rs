@@ -68,10 +68,9 @@ use std::{net::SocketAddr, sync::Arc};
 use parallax_proto::dataplane::v1::data_plane_server::SERVICE_NAME;
 use parallax_runtime::{env::Env, lifecycle::Lifecycle, store::ConfidenceStore};
 use parallax_security::Tls;
-use parallax_telemetry::{Registry, admin::Readiness, metrics::DataPlaneMetrics};
+use parallax_telemetry::{Registry, admin::Readiness, health, metrics::DataPlaneMetrics};
 use tokio::sync::oneshot;
 use tonic::service::Routes;
-use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info};
 
 pub use balance::{Balance, Strategy};
@@ -137,8 +136,8 @@ impl DataPlane {
             tracker::tracker(config.sample_queue, confidence, env.clone(), metrics.clone());
         let cache = Arc::new(Cache::new(current.clone(), metrics.cache.clone()));
         let holding = Holding::new(current.clone());
-        let (health, health_service) = tonic_health::server::health_reporter();
-        tell(&health, ServingStatus::NotServing).await;
+        let (health_service, report) =
+            health::service(&HEALTH_SERVICES, readiness.clone(), life.stopping()).await;
         for (number, listener) in listeners.into_iter().enumerate() {
             let worker = server::Worker {
                 config: current.clone(),
@@ -161,7 +160,7 @@ impl DataPlane {
             tracker.run().await;
             drop(last);
         });
-        life.spawn("data-plane health", report_health(health, readiness.clone(), life.clone()));
+        life.spawn("data-plane health", report);
 
         let router = services::admin(readiness.clone(), registry.clone(), directory.clone());
         let (stopping, stopped) = (life.stopping(), readiness.clone());
@@ -233,28 +232,3 @@ impl DataPlane {
 
 /// What gRPC health checks ask about: the node, and its service.
 const HEALTH_SERVICES: [&str; 2] = ["", SERVICE_NAME];
-
-async fn report_health(mut health: HealthReporter, readiness: Readiness, life: Lifecycle) {
-    let following = async {
-        loop {
-            readiness.ready().await;
-            tell(&health, ServingStatus::Serving).await;
-            readiness.blocked().await;
-            tell(&health, ServingStatus::NotServing).await;
-        }
-    };
-    tokio::select! {
-        () = life.stopping() => {}
-        () = following => {}
-    }
-    for service in HEALTH_SERVICES {
-        // Ends the watches too, which would hold up the drain.
-        health.clear_service_status(service).await;
-    }
-}
-
-async fn tell(health: &HealthReporter, status: ServingStatus) {
-    for service in HEALTH_SERVICES {
-        health.set_service_status(service, status).await;
-    }
-}

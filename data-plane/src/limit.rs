@@ -140,7 +140,7 @@ impl Limit {
         self.tested.load(Relaxed).then(|| self.settled() as usize)
     }
 
-    /// Whether calls have waited for each other lately.
+    /// Whether calls waited for each other in the last interval, which lasts for as long as there are few.
     pub(crate) fn has_queue(&self) -> bool {
         self.queue.load(Relaxed)
     }

@@ -191,9 +191,14 @@ mod tests {
         end(snapshot, id, calls, millis, (CallOutcome::Answered, Verdict::Well));
     }
 
-    /// Of calls whose hedges won, or whose callers went away.
     fn given_up(snapshot: &Snapshot, id: &str, calls: usize, millis: u64) {
         end(snapshot, id, calls, millis, (CallOutcome::Cancelled, Verdict::Silent));
+    }
+
+    fn outrun(snapshot: &Snapshot, id: &str, calls: usize, millis: u64) {
+        let vitals = vitals(snapshot, id);
+        (0..calls).for_each(|_| vitals.outrun(Duration::from_millis(millis), Instant::now()));
+        given_up(snapshot, id, calls, millis);
     }
 
     fn end(
@@ -280,18 +285,22 @@ mod tests {
     /// The tail would be worse with hedges than without them, which have the slow one found out at once.
     #[tokio::test(start_paused = true)]
     async fn hedges_do_not_hide_one_that_is_slow() {
-        let group = snapshot(&[("a", &["x"]), ("b", &["x"]), ("hidden", &["x"]), ("hurried", &["x"])]);
-        for id in ["a", "b", "hurried"] {
+        let group = snapshot(&["a", "b", "c", "d", "hidden", "silent", "left"].map(|id| (id, &["x"][..])));
+        for id in ["a", "b", "c", "d"] {
             answers(&group, id, 20, 20);
         }
         answers(&group, "hidden", 1, 70);
         for _ in 0..8 {
-            given_up(&group, "hidden", 4, 54);
-            given_up(&group, "hurried", 4, 8);
+            outrun(&group, "hidden", 4, 54);
             answers(&group, "hidden", 1, 50);
         }
+        // It has never answered.
+        outrun(&group, "silent", 10, 54);
+        // Callers went away, for reasons of their own.
+        answers(&group, "left", 9, 20);
+        given_up(&group, "left", 100, 900);
         look(&group);
-        assert_eq!(slow(&group), ["hidden"]);
+        assert_eq!(slow(&group), ["hidden", "silent"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,14 +10,14 @@ use std::{
 
 use axum::{Json, Router, extract::State, routing::get};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use parallax_proto::dataplane::v1::{
     AgentStatus, Breaker, CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest, GetAgentStatusRequest,
     breaker,
     data_plane_server::{DataPlane, DataPlaneServer},
 };
-use parallax_runtime::error::status;
+use parallax_runtime::{error::status, wire};
 use parallax_security::{
     Peer,
     access::{self, DeniedCode},
@@ -37,8 +37,8 @@ use tonic::{Status, Streaming, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
-    admission::{Held, Priority},
-    ask::{GRPC_TIMEOUT, Routing, parse_grpc_timeout},
+    admission::{self, Held, Priority},
+    ask::{GRPC_TIMEOUT, parse_grpc_timeout},
     breaker::Phase,
     caller::Caller,
     directory::Directory,
@@ -190,10 +190,9 @@ impl DataPlane for Dispatcher {
         &self,
         request: tonic::Request<Streaming<DispatchRequest>>,
     ) -> Result<tonic::Response<Self::DispatchStream>, Status> {
-        let (origin, priority) = (origin(&request)?, priority(&request)?);
+        let origin = origin(&request)?;
         let (outcomes, stream) = mpsc::channel(OUTCOMES);
-        self.hand_over(Job::Dispatch(Stream { origin, priority, calls: request.into_inner(), outcomes }))
-            .await?;
+        self.hand_over(Job::Dispatch(Stream { origin, calls: request.into_inner(), outcomes })).await?;
         Ok(tonic::Response::new(ReceiverStream::new(stream)))
     }
 
@@ -203,8 +202,10 @@ impl DataPlane for Dispatcher {
         &self,
         request: tonic::Request<FanOutRequest>,
     ) -> Result<tonic::Response<Self::FanOutStream>, Status> {
-        let (origin, priority) = (origin(&request)?, priority(&request)?);
-        let headers = request.metadata().as_ref();
+        let (origin, headers) = (origin(&request)?, request.metadata().as_ref());
+        let named = |value: &HeaderValue| admission::priority(&String::from_utf8_lossy(value.as_bytes()));
+        let priority = headers.get(wire::PRIORITY).map_or(Ok(Priority::Default), named);
+        let priority = priority.map_err(|failure| status(&failure))?;
         let timeout = headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose();
         let timeout = timeout.map_err(|failure| status(&failure))?;
         let traceparent = headers.get("traceparent").and_then(|trace| trace.to_str().ok());
@@ -241,12 +242,6 @@ impl Dispatcher {
 fn origin<T>(request: &tonic::Request<T>) -> Result<Origin, Status> {
     let origin = request.extensions().get::<Arc<Origin>>();
     origin.map(|origin| Origin::clone(origin)).ok_or_else(|| Status::internal("no origin"))
-}
-
-/// What its metadata says of how much it matters.
-fn priority<T>(request: &tonic::Request<T>) -> Result<Priority, Status> {
-    let mut headers = request.metadata().clone().into_headers();
-    Routing::take(&mut headers).priority().map_err(|failure| status(&failure))
 }
 
 fn status_of(view: View, node_id: String) -> AgentStatus {

@@ -23,8 +23,8 @@ use crate::{
 
 /// Weight of the newest call in the moving average of latencies.
 const LATENCY_WEIGHT: f64 = 0.1;
-/// How much longer a call is taken to have lasted than until it was given up. With none of that an agent whose calls
-/// are always given up for a hedge's answer would look as fast as the hedges.
+/// How much longer a call would have lasted than until its hedge was answered. With none of that an agent whose calls
+/// are always given up then would look as fast as the hedges.
 const UNSEEN: f64 = 1.5;
 /// Missed deadlines of hasty callers that are excused between two answers.
 const EXCUSES: u32 = 20;
@@ -53,8 +53,8 @@ pub(crate) struct Vitals {
     latency: AtomicU64,
     /// The same of answers alone.
     answered: AtomicU64,
-    /// Calls that were given up later than they usually end.
-    given_up: Window,
+    /// Calls whose hedges were answered first.
+    outrun: Window,
     /// When it last began to have something to do; microseconds since the epoch.
     busy_since: AtomicU64,
     /// Missed deadlines that were excused since the last answer.
@@ -89,7 +89,7 @@ impl Vitals {
             confidence: AtomicU64::new(f64::NAN.to_bits()),
             latency: AtomicU64::new(f64::NAN.to_bits()),
             answered: AtomicU64::new(f64::NAN.to_bits()),
-            given_up: Window::default(),
+            outrun: Window::default(),
             busy_since: AtomicU64::new(0),
             excused: AtomicU32::new(0),
             slow_until: AtomicU64::new(0),
@@ -118,10 +118,10 @@ impl Vitals {
                 || largest().is_none_or(|largest| in_flight < largest))
     }
 
-    /// Whether it can be asked beside another that was waited for so long: an extra call takes nobody's place, as there
-    /// was no queue lately and a quarter of its limit is free, and it does not usually take longer itself.
+    /// Whether it can be asked beside another that was waited for so long: an extra call takes nobody's place, as it is
+    /// idle or had no queue when last looked at and a quarter of its limit is free, and it does not usually take longer.
     pub(crate) fn can_help(&self, waited: Duration) -> bool {
-        !self.limit.has_queue()
+        (self.in_flight() == 0 || !self.limit.has_queue())
             && 4 * self.in_flight() < 3 * self.limit.get()
             && self.latency().is_none_or(|usual| usual <= waited)
     }
@@ -189,7 +189,7 @@ impl Vitals {
     /// Calls of the breaker's window that said something of the agent, or of how slow it is.
     pub(crate) fn recent_calls(&self, now: Instant) -> u32 {
         let window = self.config.now().breaker.window;
-        self.breakers.own().recent_calls(now) + self.given_up.sum(window, self.millis(now)).0
+        self.breakers.own().recent_calls(now) + self.outrun.sum(window, self.millis(now)).0
     }
 
     /// The moving average of its latency.
@@ -285,13 +285,18 @@ impl Vitals {
             }
         }
         let before = f64::from_bits(self.latency.load(Relaxed));
-        let whole = if cut_short { micros * UNSEEN } else { micros };
-        if !cut_short || whole >= before {
+        if !cut_short || micros >= before {
+            average(&self.latency, micros);
+        }
+    }
+
+    /// A call that began later, at another agent, has been answered before one that was sent here so long ago.
+    pub(crate) fn outrun(&self, took: Duration, now: Instant) {
+        let (whole, before) = (took.as_secs_f64() * 1e6 * UNSEEN, f64::from_bits(self.latency.load(Relaxed)));
+        if before.is_nan() || whole >= before {
             average(&self.latency, whole);
         }
-        if outcome == CallOutcome::Cancelled && whole >= before {
-            self.given_up.count(self.config.now().breaker.window, self.millis(now), true);
-        }
+        self.outrun.count(self.config.now().breaker.window, self.millis(now), true);
     }
 
     /// What the next call costs here: how long calls took in the mean, in microseconds, times those in flight,
@@ -303,8 +308,10 @@ impl Vitals {
         let reported = self.load.report(now).map_or(0.0, |report| f64::from(report.in_flight));
         let in_flight = self.in_flight();
         let latency = match latency.is_nan() {
-            true if in_flight == 0 => self.load.latency(now),
-            true => self.micros(now).saturating_sub(self.busy_since.load(Relaxed)) as f64,
+            true => {
+                let busy = self.micros(now).saturating_sub(self.busy_since.load(Relaxed)) as f64;
+                self.load.latency(now).max(if in_flight == 0 { 0.0 } else { busy })
+            }
             false => latency,
         };
         latency * (reported.max(in_flight as f64) + 1.0)
@@ -455,7 +462,9 @@ mod tests {
         };
         end(ahead, CallOutcome::Cancelled, Verdict::Silent, 7);
         assert_eq!(vitals.expected_mean(later), 7000.0, "nobody waited for it any longer");
-        end(vitals.call_began(later), CallOutcome::Answered, Verdict::Well, 1);
+        let ahead = vitals.call_began(later);
+        assert_eq!(vitals.expected_mean(later), 14_000.0);
+        end(ahead, CallOutcome::Answered, Verdict::Well, 1);
         assert_eq!(vitals.expected_mean(later), 1000.0);
     }
 
@@ -468,6 +477,8 @@ mod tests {
         assert!(vitals.can_help(waited));
         (0..57).for_each(|ahead| vitals.limit.began(ahead));
         (0..32).for_each(|_| vitals.limit.answered(56, 56, 4 * took, 500));
+        assert!(vitals.can_help(waited), "it is idle now");
+        vitals.call_began(Instant::now());
         assert!(vitals.has_room() && !vitals.can_help(waited));
     }
 

@@ -1,7 +1,7 @@
 //! What a Parallax process tells about itself: logs and spans ([`init`]), trace context across processes
-//! ([`propagate`]), numbers ([`metrics`]), and whether it lives and is ready ([`admin`]).
+//! ([`propagate`]), numbers ([`metrics`]), and whether it lives and is ready ([`admin`], [`health`]).
 //!
-//! It is not a server (the process mounts [`admin::router`] where it likes), keeps no metric of its own and
+//! It is not a server (the process mounts [`admin::router`] and [`health::service`] where it likes), keeps no metric of its own and
 //! imports nothing of Parallax.
 //!
 //! Invariants:
@@ -14,6 +14,7 @@
 
 pub mod admin;
 mod error;
+pub mod health;
 mod histogram;
 mod init;
 pub mod metrics;

@@ -8,10 +8,11 @@ use super::print;
 use crate::{
     args::Args,
     exit::{Code, Exit, Result},
-    instance, settings,
+    instance,
+    settings::{self, Settings},
 };
 
-/// How long the instance may take: more than the longest delay and drain that anybody would set.
+/// How long an instance may take, beyond what its settings give it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: &Args) -> Result {
@@ -20,6 +21,10 @@ pub(super) async fn run(args: &Args) -> Result {
     if running.is_empty() {
         return Err(Exit::new(Code::NotRunning, format!("no instance runs in {}", dir.display())));
     }
+    // Whether it can be stopped does not hang on them.
+    let settings = Settings::load(&args.place, &[]).map(|loaded| loaded.settings).ok();
+    let allowed = settings.map_or(Duration::ZERO, |own| own.shutdown_delay().saturating_add(own.drain()));
+    let patience = PATIENCE.saturating_add(allowed);
     // The control plane first, while it has a data plane to end its runs with.
     for pid in running.iter().map(|addresses| addresses.pid) {
         let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -31,9 +36,9 @@ pub(super) async fn run(args: &Args) -> Result {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, gone)
+        tokio::time::timeout(patience, gone)
             .await
-            .map_err(|_| Exit::failed(format!("process {pid} still runs after {PATIENCE:?}")))?;
+            .map_err(|_| Exit::failed(format!("process {pid} still runs after {patience:?}")))?;
         print(format_args!("stopped (process {pid})"));
     }
     Ok(())

@@ -224,6 +224,23 @@ async fn a_slow_call_is_hedged_the_first_answer_counts_and_the_other_agent_hears
 }
 
 #[tokio::test]
+async fn one_whose_hedges_win_is_known_to_be_slow_though_it_never_answers() {
+    let world = World::new().await;
+    let (node, operator, _, _agents) =
+        hedging(&world, |config| config.balance.strategy = Strategy::RoundRobin).await;
+    let (_slow, mut told) = hanging(&world, "slow").await;
+    until("it is known", || node.agent("slow")).await;
+    for _ in 0..3 {
+        assert_ne!(served_by(&ask(&operator, &[TEST, IDEMPOTENT]).await), "slow");
+    }
+    hears(&mut told, "began").await;
+    hears(&mut told, "gone").await;
+    let latency = node.agent("slow").await.unwrap()["ewma_latency_ms"].as_f64();
+    // Half as long again as until it was hedged.
+    assert!(latency.is_some_and(|latency| latency > 30.0), "{latency:?}");
+}
+
+#[tokio::test]
 async fn no_second_agent_is_asked_that_has_enough_to_do_or_takes_longer() {
     let world = World::new().await;
     let (node, operator, hang, _agents) = hedging(&world, |config| {

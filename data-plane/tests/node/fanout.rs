@@ -14,10 +14,9 @@ use parallax_proto::{
     confidence::AgentRequest,
     controlplane::v1::{AgentRecord, Transport},
     dataplane::v1::{
-        CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest, FanOutSummary,
+        CallOutcome, FanOutEvent, FanOutRequest, FanOutSummary,
         call_outcome::Outcome,
         data_plane_client::DataPlaneClient,
-        dispatch_request::Message as Wanted,
         failure::Cause,
         fan_out_event::Event,
         fan_out_request::{All, BestEffort, First, Mode, Ordered, Quorum},
@@ -30,7 +29,6 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
     agent::{self, agent, error, sure},
-    dispatch,
     trouble::{hanging, hears},
     world::{World, record, within},
 };
@@ -329,28 +327,11 @@ async fn what_matters_least_is_refused_first_here_too() {
         let mut events = DataPlaneClient::new(operator.clone()).fan_out(request).await?.into_inner();
         Ok::<_, Status>(by_agent(&rest(&mut events).await?.0)["a"])
     };
-    let driver = world.driver(&node).await;
-    let dispatch = async |priority: &'static str| {
-        let call = DispatchRequest { message: Some(Wanted::Call(dispatch::to(1, "a"))) };
-        let mut request = tonic::Request::new(tokio_stream::once(call));
-        request.metadata_mut().insert(wire::PRIORITY, priority.parse().unwrap());
-        let mut outcomes = DataPlaneClient::new(driver.clone()).dispatch(request).await?.into_inner();
-        let outcome = within("an outcome", outcomes.message()).await?.unwrap();
-        Ok::<_, Status>(by_agent(&[outcome]).into_values().next().unwrap())
-    };
-    assert_eq!(
-        (fan_out("sheddable").await.unwrap(), fan_out("critical").await.unwrap()),
-        (Some(Cause::Busy), None)
-    );
-    assert_eq!(
-        (dispatch("default").await.unwrap(), dispatch("critical").await.unwrap()),
-        (Some(Cause::Busy), None)
-    );
-    for refused in [fan_out("urgent").await, dispatch("urgent").await] {
-        let refused = refused.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument);
-        assert!(refused.message().contains("give critical, default or sheddable"), "{refused}");
-    }
+    assert_eq!(fan_out("default").await.unwrap(), Some(Cause::Busy));
+    assert_eq!(fan_out("critical").await.unwrap(), None);
+    let refused = fan_out("urgent").await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("give critical, default or sheddable"), "{refused}");
 }
 
 #[tokio::test]
