@@ -61,7 +61,8 @@ async fn a_thousand_calls_in_a_row_and_two_hundred_at_once_open_two_connections_
     let (calls, ()) = tokio::join!(calls, all_wait);
     assert!(calls.iter().all(|raw| raw.status().code() == Code::Ok));
     assert!(agent.connections() <= 2, "{}", agent.connections());
-    world.samples("a", 1_200).await;
+    // More only if it took long enough: so many at once.
+    world.samples("a", 1_024).await;
 }
 
 #[tokio::test]
