@@ -147,14 +147,7 @@ impl Routing {
     }
 
     fn text(&self, name: &'static str) -> Result<Option<&str>, Failure> {
-        let text = |value: &HeaderValue| {
-            // A name is borrowed as long as the value is.
-            value
-                .to_str()
-                .map(|_| ())
-                .map_err(|_| Failure::Malformed(format!("the metadata {name} is not plain ASCII text")))
-        };
-        self.value(name).map(|value| text(value).map(|()| value.to_str().unwrap_or_default())).transpose()
+        self.value(name).map(|value| text(name, value)).transpose()
     }
 
     /// Whom the call is for.
@@ -188,7 +181,7 @@ impl Routing {
     }
 
     pub(crate) fn priority(&self) -> Result<Priority, Failure> {
-        self.text(wire::PRIORITY)?.map_or(Ok(Priority::Default), admission::priority)
+        priority(self.value(wire::PRIORITY))
     }
 
     pub(crate) fn hints(&self) -> Result<Hints, Failure> {
@@ -222,6 +215,15 @@ impl Routing {
             default: default.transpose().map_err(|problem| malformed(wire::DEFAULT, problem))?,
         })
     }
+}
+
+fn text<'a>(name: &str, value: &'a HeaderValue) -> Result<&'a str, Failure> {
+    value.to_str().map_err(|_| Failure::Malformed(format!("the metadata {name} is not plain ASCII text")))
+}
+
+/// What [`wire::PRIORITY`] says, if it is given.
+pub(crate) fn priority(value: Option<&HeaderValue>) -> Result<Priority, Failure> {
+    value.map_or(Ok(Priority::Default), |value| admission::priority(text(wire::PRIORITY, value)?))
 }
 
 /// A binary metadata value, which is base64 on the wire.

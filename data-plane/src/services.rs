@@ -10,7 +10,7 @@ use std::{
 
 use axum::{Json, Router, extract::State, routing::get};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::{Body, Frame};
 use parallax_proto::dataplane::v1::{
     AgentStatus, Breaker, CallOutcome, DispatchRequest, FanOutEvent, FanOutRequest, GetAgentStatusRequest,
@@ -37,8 +37,8 @@ use tonic::{Status, Streaming, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
-    admission::{self, Held, Priority},
-    ask::{GRPC_TIMEOUT, parse_grpc_timeout},
+    admission::Held,
+    ask::{self, GRPC_TIMEOUT, parse_grpc_timeout},
     breaker::Phase,
     caller::Caller,
     directory::Directory,
@@ -203,9 +203,7 @@ impl DataPlane for Dispatcher {
         request: tonic::Request<FanOutRequest>,
     ) -> Result<tonic::Response<Self::FanOutStream>, Status> {
         let (origin, headers) = (origin(&request)?, request.metadata().as_ref());
-        let named = |value: &HeaderValue| admission::priority(&String::from_utf8_lossy(value.as_bytes()));
-        let priority = headers.get(wire::PRIORITY).map_or(Ok(Priority::Default), named);
-        let priority = priority.map_err(|failure| status(&failure))?;
+        let priority = ask::priority(headers.get(wire::PRIORITY)).map_err(|failure| status(&failure))?;
         let timeout = headers.get(GRPC_TIMEOUT).map(parse_grpc_timeout).transpose();
         let timeout = timeout.map_err(|failure| status(&failure))?;
         let traceparent = headers.get("traceparent").and_then(|trace| trace.to_str().ok());

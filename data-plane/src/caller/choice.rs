@@ -19,7 +19,7 @@ use crate::{
 
 impl Caller {
     /// Chooses an agent that was not yet tried and lets the call in; its group, if there are others in it. One that is
-    /// asked `beside` another, after so long, has room to spare and does not usually take longer than that.
+    /// asked `beside` another, after so long, can help ([`Vitals::can_help`](crate::vitals::Vitals::can_help)).
     pub(super) fn begin(
         self: &Rc<Self>,
         ask: &Ask<'_>,

@@ -26,6 +26,7 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     agent::{Agent, Body, agent, error, framed, raw, respond, sure, trailers},
+    cache::metric,
     proxy::{ANALYZE, Raw, call},
     trouble::{hanging, hears},
     world::{Node, World, until, within},
@@ -58,12 +59,6 @@ async fn ask(channel: &Channel, metadata: &[(&'static str, &str)]) -> Raw {
 fn served_by(raw: &Raw) -> &str {
     assert_eq!(raw.status().code(), Code::Ok, "{:?}", raw.status());
     raw.trailers[wire::SERVED_BY].to_str().unwrap()
-}
-
-async fn metric(node: &Node, name: &str) -> u64 {
-    let (_, text) = node.admin("/metrics").await;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).map(str::to_owned);
-    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
 }
 
 #[tokio::test]

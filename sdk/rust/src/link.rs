@@ -55,7 +55,7 @@ impl Dialer {
                 .keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
                 .keep_alive_while_idle(true)
-                // Answers may cross any number of cancellations; h2 takes the thousandth for an attack.
+                // Any number of answers may cross cancellations: h2 would take the 1,025th for an attack.
                 .max_local_error_reset_streams(None)
                 .handshake(TokioIo::new(stream))
                 .await
@@ -115,5 +115,90 @@ impl Service<Request<Body>> for Link {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(self.sender.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use parallax_runtime::env::System;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::mpsc,
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::TlsOptions;
+
+    /// More than h2 forgives (1,024) and remembers (50).
+    const CALLS: usize = 1_100;
+    /// Types of frames.
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags][..], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// Reads until so many frames of a type have come; their streams.
+    async fn read(plane: &mut TcpStream, kind: u8, mut count: usize) -> Vec<u32> {
+        let mut streams = Vec::new();
+        while count > 0 {
+            let mut head = [0; 9];
+            plane.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            plane.read_exact(&mut payload).await.unwrap();
+            if head[3] == kind {
+                streams.push(u32::from_be_bytes(head[5..].try_into().unwrap()));
+                count -= 1;
+            }
+        }
+        streams
+    }
+
+    /// A plane that answers all calls when they have been cancelled, and then one more. It says when it has been asked,
+    /// and when it has answered.
+    async fn plane(listener: TcpListener, says: mpsc::Sender<()>) {
+        let mut plane = listener.accept().await.unwrap().0;
+        plane.read_exact(&mut [0; 24]).await.unwrap();
+        let most_streams = [0, 3, 0, 0, 0x7f, 0xff];
+        plane.write_all(&frame(SETTINGS, 0, 0, &most_streams)).await.unwrap();
+        plane.write_all(&frame(SETTINGS, 1, 0, &[])).await.unwrap();
+        let calls = read(&mut plane, HEADERS, CALLS).await;
+        says.send(()).await.unwrap();
+        read(&mut plane, RST_STREAM, CALLS).await;
+        // The whole head: `:status: 200`.
+        let answer = |stream| frame(HEADERS, 4, stream, &[0x88]);
+        let answers: Vec<u8> = calls.into_iter().flat_map(answer).collect();
+        plane.write_all(&answers).await.unwrap();
+        says.send(()).await.unwrap();
+        let last = read(&mut plane, HEADERS, 1).await;
+        plane.write_all(&answer(last[0])).await.unwrap();
+        // Until the other end is gone.
+        _ = plane.read_to_end(&mut Vec::new()).await;
+    }
+
+    #[tokio::test]
+    async fn answers_that_cross_cancellations_cost_no_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (says, mut hears) = mpsc::channel(1);
+        tokio::spawn(plane(listener, says));
+        let credentials =
+            Credentials::open(&TlsOptions::Plaintext, Kind::Operator, "someone", System::shared()).unwrap();
+        let mut link = Dialer::new(addr, Kind::DataPlane, credentials).unwrap().dial().await.unwrap();
+        let request = || Request::get("http://plane/").body(Body::empty()).unwrap();
+        let calls = join_all((0..CALLS).map(|_| link.call(request())));
+        tokio::select! {
+            _ = calls => panic!("nobody has answered"),
+            asked = timeout(PATIENCE, hears.recv()) => asked.unwrap().unwrap(),
+        }
+        timeout(PATIENCE, hears.recv()).await.unwrap().unwrap();
+        let answered = timeout(PATIENCE, link.call(request())).await.unwrap();
+        assert_eq!(answered.unwrap().status(), 200);
     }
 }
